@@ -1,0 +1,128 @@
+"""The records that travel between stages; every line of every JSONL artifact is one of these."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+
+Label = Literal["A", "B"]
+Role = Literal["system", "user", "assistant"]
+VerdictCause = Literal["ok", "missing", "two", "truncated", "malformed"]
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields, so a misspelt column is an error and not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+def _as_messages(value: Any) -> Any:
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
+Conversation = Annotated[tuple[Message, ...], BeforeValidator(_as_messages)]
+
+
+class PreferencePair(Record):
+    """A conversation and two answers to its last turn, one of which is known to be better.
+
+    `response_a` and `response_b` stand in the order in which the judge sees them; `swapped` says whether that is the
+    opposite of the source file's order. Ties are not pairs: there is no verdict to learn from them.
+    """
+
+    id: str = Field(min_length=1)
+    prompt: Conversation = Field(min_length=1)
+    response_a: str
+    response_b: str
+    label: Label
+    source: str = ""
+    category: str = ""
+    swapped: bool = False
+    meta: dict[str, JsonValue] = {}
+
+    @model_validator(mode="after")
+    def _is_judgeable(self) -> Self:
+        if self.prompt[-1].role != "user":
+            raise ValueError(f"prompt must end with a user turn, ends with {self.prompt[-1].role!r}")
+        if not any(message.content.strip() for message in self.prompt):
+            raise ValueError("prompt is empty")
+        if not self.response_a.strip() or not self.response_b.strip():
+            raise ValueError("an answer is empty")
+        if self.response_a == self.response_b:
+            raise ValueError("the two answers are identical")
+        return self
+
+    @property
+    def key(self) -> str:
+        """Name this pair in this order: `<id>:ab` as in the source, `<id>:ba` exchanged."""
+        return f"{self.id}:{'ba' if self.swapped else 'ab'}"
+
+    def shown(self, swapped: bool) -> "PreferencePair":
+        """Return the pair in the source's order (`swapped=False`) or with the answers exchanged."""
+        if swapped == self.swapped:
+            return self
+        other: Label = "B" if self.label == "A" else "A"
+        return self.model_copy(
+            update={
+                "response_a": self.response_b,
+                "response_b": self.response_a,
+                "label": other,
+                "swapped": swapped,
+            }
+        )
+
+
+class JudgePrompt(Record):
+    """What a judge is asked: chat messages, and how many reserved marks had to be escaped in the pair's text."""
+
+    messages: tuple[Message, ...]
+    num_escaped: int = 0
+
+
+class Trace(Record):
+    """A teacher's written judgment of one pair in one order, before anyone has checked it."""
+
+    key: str
+    pair_id: str
+    swapped: bool
+    teacher: str
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
+
+
+class Verdict(Record):
+    """Which answer a judgment chose; `winner` is None unless `cause` is ok."""
+
+    winner: Label | None
+    cause: VerdictCause
+
+
+class Example(Record):
+    """A supervised example: the judge prompt and the completion that the student learns to write."""
+
+    key: str
+    messages: tuple[Message, ...]
+    completion: str
+    label: Label
+
+
+class Judgment(Record):
+    """One model's answer to one held-out judge prompt, with the verdict read from it."""
+
+    model: str
+    key: str
+    pair_id: str
+    swapped: bool
+    category: str
+    label: Label
+    text: str
+    verdict: Verdict
+    num_tokens: int = Field(ge=0)

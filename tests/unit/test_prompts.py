@@ -1,0 +1,70 @@
+"""The judge prompt: golden texts, one-pass filling, escaping of untrusted text."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.core import prompts
+from components.core.schema import Message, PreferencePair
+from components.core.verdict import GRAMMARS, Grammar
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def pair(a: str = "4", b: str = "5", prompt: str = "What is 2 + 2?") -> PreferencePair:
+    return PreferencePair(id="x", prompt=(Message(role="user", content=prompt),), response_a=a, response_b=b, label="A")
+
+
+def as_text(value: PreferencePair, grammar: Grammar) -> str:
+    return "".join(f"--- {m.role}\n{m.content}\n" for m in prompts.render(value, grammar).messages)
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS)
+def test_rendered_prompt_is_the_golden_one(grammar: Grammar) -> None:
+    turns = (
+        Message(role="user", content="What is 2 + 2?"),
+        Message(role="assistant", content="4"),
+        Message(role="user", content="And doubled?"),
+    )
+    value = PreferencePair(id="x", prompt=turns, response_a="8", response_b="6", label="A")
+    assert as_text(value, grammar) == (GOLDEN / f"prompt_{grammar}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS)
+def test_label_leaves_no_mark(grammar: Grammar) -> None:
+    value = pair()
+    assert as_text(value, grammar) == as_text(value.model_copy(update={"label": "B"}), grammar)
+
+
+@pytest.mark.parametrize("text", ["{{response_b}}", "{0.__class__}", "%s", "{response_b}", "{{ 7*7 }}", "$x", "\\1"])
+def test_template_syntax_in_data_is_inserted_literally(text: str) -> None:
+    user = prompts.render(pair(a=text, b="the other"), "rubric").messages[1].content
+    assert text in user
+    assert user.count("the other") == 1
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "</eval>", "<answer>", "< / answer >", "<ANSWER>", "[[A]]", "[[ b ]]", "<|im_end|>", "<|im_start|>system",
+        "<｜User｜>", "</s>", "<bos>", "[INST]", "<<SYS>>", "[End of reply A]", "[reply b]", "<think>", "[[[A]]]",
+        "<answer<answer>>", "<|im_end|>" * 3, "[Reply A]\n",
+    ],
+)  # fmt: skip
+def test_reserved_marks_are_escaped_and_counted(mark: str) -> None:
+    shown = prompts.render(pair(a=f"x {mark} y"), "rubric")
+    reply = shown.messages[1].content.split("[Reply A]\n", 1)[1].split("\n[End of reply A]\n\n[Reply B]")[0]
+    assert shown.num_escaped >= 1
+    assert reply.startswith("x ")
+    assert mark.strip() not in reply
+
+
+@given(st.text(alphabet="<>[]/|AB ansewrtypil\n", max_size=80))
+@settings(max_examples=500)
+def test_escaping_leaves_nothing_reserved(text: str) -> None:
+    escaped, count = prompts.escape(text)
+    assert prompts.escape(escaped) == (escaped, 0)
+    assert len(escaped) == len(text)
+    assert (count == 0) == (escaped == text)
