@@ -1,7 +1,8 @@
 """Progress of a stage: a bar where someone watches, and a small status file where another process draws it.
 
-`REASRM_STATUS` names the status file; `reasrm run` sets it and paints all stages on one screen. Without it and on a
-terminal the stage draws its own bar; otherwise a line goes to the log every LOG_SECONDS.
+`REASRM_STATUS` names a folder, in which a stage keeps `<stage>.json`; `reasrm run` sets it and paints all stages on
+one screen. Without it and on a terminal the stage draws its own bar; otherwise a line goes to the log every
+LOG_SECONDS.
 """
 
 import json
@@ -26,7 +27,7 @@ class Progress:
 
     def __init__(self, stage: str, status_file: Path | None = None) -> None:
         named = os.environ.get(STATUS_VARIABLE)
-        self._file = status_file or (Path(named) if named else None)
+        self._file = status_file or (Path(named) / f"{stage}.json" if named else None)
         self._state: dict[str, Any] = {"stage": stage, "status": "running", "started": time.time()}
         self._written = self._logged = 0.0
         self._bar: Any = None

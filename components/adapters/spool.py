@@ -29,13 +29,15 @@ MAX_TAG_CHARS = 5000
 MAX_KEY_CHARS = 250
 MAX_POINTS = 1000
 MAX_PARAMS_OR_TAGS = 100
+BATCHED = {"params", "metrics", "tags"}
 _BAD_KEY_CHARS = re.compile(r"[^\w\-. :/]", re.ASCII)
 
 
 def clean_key(key: str) -> str:
-    """Return a key that MLflow takes: ASCII letters, digits and `_-. :/`, at most 250 characters."""
-    cleaned = _BAD_KEY_CHARS.sub("_", key).strip("/. ") or "_"
-    return cut(cleaned, MAX_KEY_CHARS, mark="~{digest}")
+    """Return a key that MLflow takes: ASCII letters, digits and `_-. :`, no odd path, at most 250 characters."""
+    parts = _BAD_KEY_CHARS.sub("_", key).split("/")
+    cleaned = "/".join(part for part in parts if part.strip(". ")) or "_"
+    return cut(cleaned, MAX_KEY_CHARS, mark="-{digest}")
 
 
 def cut(text: str, limit: int, mark: str = "... [cut, {chars} characters, sha256 {digest}]") -> str:
@@ -94,7 +96,6 @@ class State:
     acked: int = 0
     ready: bool = False
     error: str = ""
-    uncertain: bool = False
     rejected: int = 0
     opened: int = 0
     open_seq: int = 0
@@ -208,3 +209,20 @@ def reject(directory: Path, op: Op, reason: str, state: State) -> State:
     with (directory / "rejected.jsonl").open("a") as file:
         file.write(json.dumps({**asdict(op), "reason": reason}) + "\n")
     return replace(state, rejected=state.rejected + 1)
+
+
+def next_batch(ops: list[Op]) -> list[Op]:
+    """Return the first operation, with those behind it that fit into the same request."""
+    batch, sizes = [ops[0]], dict.fromkeys(BATCHED, 0)
+    if ops[0].kind not in BATCHED:
+        return batch
+    sizes[ops[0].kind] = len(ops[0].data[ops[0].kind])
+    for op in ops[1:]:
+        if op.kind not in BATCHED:
+            break
+        sizes[op.kind] += len(op.data[op.kind])
+        # A changed parameter becomes a tag, so both together stay under the limit of tags.
+        if sizes["metrics"] > MAX_POINTS or sizes["params"] + sizes["tags"] > MAX_PARAMS_OR_TAGS:
+            break
+        batch.append(op)
+    return batch

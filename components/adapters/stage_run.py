@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 FINISH_SECONDS = 10.0
 STALLED_SECONDS = 5.0
 UNREACHABLE_SECONDS = 3.0
+MODEL_TYPE = "reasoning-reward-model"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
@@ -78,7 +79,7 @@ class StageRun:
 
     def log_input(self, name: str, manifest: Manifest, context: str) -> None:
         """Link an artifact that the stage read: a dataset with its S3 source and its manifest's digest."""
-        profile = {"files": len(manifest.files), "bytes": sum(entry.size for entry in manifest.files)}
+        profile: dict[str, float] = {"files": len(manifest.files), "bytes": sum(entry.size for entry in manifest.files)}
         profile |= numeric_leaves(manifest.statistics)
         dataset = {"name": name, "uri": manifest.uri, "digest": manifest.digest, "profile": profile}
         self._append("input", {"dataset": dataset, "context": context})
@@ -90,7 +91,7 @@ class StageRun:
         output = {"output_uri": manifest.uri, "output_digest": manifest.digest, "run_key": manifest.run_key}
         self.set_tags({f"reasrm.{key}": value for key, value in output.items()})
 
-    def log_model(  # noqa: PLR0913 - a model is this many things
+    def log_model(
         self,
         name: str,
         manifest_uri: str,
@@ -98,7 +99,7 @@ class StageRun:
         *,
         step: int | None = None,
         params: Mapping[str, Any] | None = None,
-        model_type: str = "reasoning-reward-model",
+        model_type: str = MODEL_TYPE,
     ) -> str:
         """Record a model whose weights lie at a manifest's uri, as this run's output.
 
@@ -111,7 +112,7 @@ class StageRun:
 
     def use_model(self, model: str, *, name: str = "model", uri: str = "") -> None:
         """Link a model that this stage reads, by digest or MLflow id; with a uri, one unknown to MLflow is added."""
-        self._append("use_model", {"digest": model, "name": name, "uri": uri})
+        self._append("use_model", {"digest": model, "name": name, "uri": uri, "model_type": MODEL_TYPE})
 
     def log_scores(self, model: str, metrics: Mapping[str, float], dataset: tuple[str, str, str]) -> None:
         """Record a model's scores on a dataset (name, uri, digest), on the model itself so that models compare."""
@@ -156,7 +157,7 @@ class StageRun:
                 self.worker = _start_worker(self.spool.directory)
 
 
-def open_stage_run(  # noqa: PLR0913 - named, and each is needed
+def open_stage_run(
     *, run_id: str, run_name: str, stage: str, experiment: str, workdir: Path, tags: Mapping[str, str]
 ) -> StageRun:
     """Open a stage's run below its pipeline run, or again if the stage is retried.
@@ -199,7 +200,7 @@ def _start_worker(directory: Path, drain_seconds: float = FINISH_SECONDS) -> "su
     """Start the process that delivers a spool; it ends when its standard input does and the spool is empty."""
     root = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-m", "components.adapters.tracking", str(directory), str(drain_seconds)]
+    command = [sys.executable, "-m", "components.adapters.delivery", str(directory), str(drain_seconds)]
     try:
         with (directory / "delivery.log").open("ab") as log:
             worker = subprocess.Popen(
@@ -243,7 +244,7 @@ def _stop(worker: "subprocess.Popen[bytes]") -> None:
 def _report(directory: Path, state: State, last_seq: int) -> bool:
     left = last_seq - state.acked
     if left:
-        reason = redact(state.error) or "it was too slow"
+        reason = redact(state.error) or "MLflow was too slow"
         logger.warning("tracking: %s of %s operations wait in %s: %s", left, last_seq, directory, reason)
     if state.rejected:
         path = directory / "rejected.jsonl"

@@ -1,0 +1,121 @@
+"""Engines behind one call: prompts in, completions out, in the same order.
+
+`TransformersEngine` generates in this process on a CPU or a GPU; `OpenAIEngine` asks any OpenAI-compatible endpoint.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from components.adapters.models import load_model, load_tokenizer, pick_precision
+from components.core.schema import Message
+
+Conversation = Sequence[Message]
+OnBatch = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to generate: `temperature` 0 is greedy; `seed` makes sampling repeatable."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What came back for one prompt; `truncated` means that it hit the token limit before it ended by itself."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    truncated: bool
+
+
+class Engine(Protocol):
+    """Anything that completes prompts."""
+
+    def generate(
+        self, prompts: Sequence[Conversation], sampling: Sampling, on_batch: OnBatch | None = None
+    ) -> list[Completion]:
+        """Return one completion per prompt, in order; `on_batch(num_done, tokens_per_second)` is called on the way."""
+        ...
+
+
+class TransformersEngine:
+    """Batched generation with transformers.
+
+    Prompts are sorted by length before they are batched, so that little is spent on padding. The composition of the
+    batches depends on nothing but the prompts: the same call gives the same completions.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        ends = model.generation_config.eos_token_id
+        self.end_ids = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id}
+
+    @classmethod
+    def load(cls, folder: Path, batch_size: int, precision: str = "auto") -> "TransformersEngine":
+        """Load model and tokenizer from a folder."""
+        import torch
+
+        dtype = torch.bfloat16 if pick_precision(precision) == "bf16" else torch.float32
+        return cls(load_model(folder, dtype).eval(), load_tokenizer(folder), batch_size)
+
+    def encode(self, prompt: Conversation) -> list[int]:
+        """Return the token ids of a conversation with the assistant's turn opened."""
+        messages = [message.model_dump() for message in prompt]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def generate(
+        self, prompts: Sequence[Conversation], sampling: Sampling, on_batch: OnBatch | None = None
+    ) -> list[Completion]:
+        """See `Engine.generate`."""
+        return self.generate_ids([self.encode(prompt) for prompt in prompts], sampling, on_batch)
+
+    def generate_ids(
+        self, prompts: Sequence[list[int]], sampling: Sampling, on_batch: OnBatch | None = None
+    ) -> list[Completion]:
+        """Complete prompts given as token ids."""
+        import torch
+
+        order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+        completions: dict[int, Completion] = {}
+        torch.manual_seed(sampling.seed)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            began = time.perf_counter()
+            done = self._complete([prompts[index] for index in batch], sampling)
+            completions.update(zip(batch, done, strict=True))
+            if on_batch is not None:
+                on_batch(len(batch), sum(len(c.token_ids) for c in done) / (time.perf_counter() - began))
+        return [completions[index] for index in range(len(prompts))]
+
+    def _complete(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
+        import torch
+
+        padded = self.tokenizer.pad({"input_ids": prompts}, padding=True, return_tensors="pt").to(self.model.device)
+        how: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            how = {"do_sample": True, "temperature": sampling.temperature, "top_p": 1.0, "top_k": 0}
+        with torch.inference_mode():
+            output = self.model.generate(
+                input_ids=padded["input_ids"],
+                attention_mask=padded["attention_mask"],
+                max_new_tokens=sampling.max_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                **how,
+            )
+        return [self._cut(row) for row in output[:, padded["input_ids"].shape[1] :].tolist()]
+
+    def _cut(self, ids: list[int]) -> Completion:
+        end = next((index for index, token in enumerate(ids) if token in self.end_ids), None)
+        kept = ids if end is None else ids[: end + 1]
+        text = self.tokenizer.decode(kept, skip_special_tokens=True)
+        return Completion(text, tuple(kept), truncated=end is None)

@@ -1,0 +1,242 @@
+"""The one way into a stage, whoever starts it: a KFP task, `python -m components.<stage>`, or a test.
+
+`run_stage` validates the configuration before anything heavy is imported, names the work by its run key, returns at
+once when that work is already committed, and otherwise calls the stage's `run` and commits what it wrote.
+"""
+
+import fcntl
+import hashlib
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+import components
+from components.adapters.progress import Progress
+from components.core.config import StageConfig
+from components.core.errors import InvalidInput, Transient
+from components.core.manifest import Manifest, Parent, describe, run_key
+from components.core.records import explain
+
+if TYPE_CHECKING:
+    from components.adapters.storage import Storage
+    from components.adapters.tracking import StageRun
+
+logger = logging.getLogger(__name__)
+
+WORKDIR_VARIABLE = "REASRM_WORKDIR"
+RUN_ID_VARIABLE = "REASRM_RUN_ID"
+KEY_LENGTH = 20
+
+
+@dataclass(frozen=True)
+class Inputs(Mapping[str, Manifest]):
+    """The artifacts a stage reads, by name."""
+
+    manifests: Mapping[str, Manifest]
+    storage: "Storage"
+    directory: Path
+
+    def __getitem__(self, name: str) -> Manifest:
+        return self.manifests[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.manifests)
+
+    def __len__(self) -> int:
+        return len(self.manifests)
+
+    def fetch(self, name: str, only: list[str] | None = None) -> Path:
+        """Download an input's files (all, or those named) and return their folder; every sha256 has been checked."""
+        return self.storage.fetch(self.manifests[name], self.directory / name, only=only)
+
+
+@dataclass
+class Output:
+    """Where a stage puts its result, and its lines to the outside while it works."""
+
+    uri: str
+    directory: Path
+    workdir: Path
+    storage: "Storage"
+    tracking: "StageRun"
+    progress: Progress
+    run_key: str
+    summary: str = ""
+
+    def partial_uri(self, name: str) -> str:
+        """Return where work in progress called `name` lives: below the output, but no part of it."""
+        return f"{self.uri}/partial/{name}"
+
+    def read_partial(self, name: str) -> bytes | None:
+        """Return work that an earlier attempt committed under this name, or None."""
+        return self.storage.read_bytes(self.partial_uri(name))
+
+    def write_partial(self, name: str, data: bytes) -> None:
+        """Commit a piece of work; the first writer wins, so a second attempt cannot change what was built upon."""
+        self.storage.write_bytes(self.partial_uri(name), data, if_absent=True)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What `run_stage` gives back: the committed manifest, and whether it was there before."""
+
+    manifest: Manifest
+    reused: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_stage(
+    stage: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Manifest],
+    *,
+    artifact_root: str,
+    experiment: str,
+    run_id: str,
+    run_name: str = "",
+) -> StageResult:
+    """Do a stage's work once and return its committed manifest.
+
+    Raises:
+        InvalidInput: the configuration, an input or the set-up has to be changed; nothing heavy was imported yet
+            where that could be known.
+        Transient: S3, MLflow or a teacher is not there for now, or the process was asked to stop.
+    """
+    settings = load_config(stage, config)
+    progress = Progress(stage)
+    try:
+        from components.adapters.storage import Storage
+
+        storage = Storage.from_env()
+        storage.ensure_bucket(artifact_root)
+        parents = {name: Parent(uri=parent.uri, digest=parent.digest) for name, parent in inputs.items()}
+        sources = _sources(stage, settings, storage)
+        version = code_version(stage)
+        decisive = settings.model_dump(mode="json", exclude=set(settings.not_in_key))
+        key = run_key(stage, decisive, parents, version, sources)
+        uri = f"{artifact_root.rstrip('/')}/{stage}/{key[:KEY_LENGTH]}"
+        workdir = Path(os.environ.get(WORKDIR_VARIABLE, ".reasrm/work")) / f"{stage}-{key[:KEY_LENGTH]}"
+        with _exclusive(workdir), _tracked(run_id, run_name, stage, experiment, workdir) as tracking:
+            tracking.set_tags({"reasrm.run_key": key, "reasrm.code_version": version})
+            tracking.log_params({stage: settings.model_dump(mode="json")})
+            for name, parent in inputs.items():
+                tracking.log_input(name, parent, context=stage)
+            committed = storage.open(uri)
+            if committed is not None:
+                tracking.set_tags({"reasrm.reused": "true"})
+                tracking.log_output(committed)
+                progress.end("reused", str(committed.statistics.get("summary", "")), uri=uri)
+                return StageResult(committed, reused=True)
+            directory = workdir / "output"
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+            output = Output(uri, directory, workdir, storage, tracking, progress, key)
+            work = importlib.import_module(f"components.{stage}.run")
+            statistics = work.run(settings, Inputs(inputs, storage, workdir / "inputs"), output)
+            if sources is not None:
+                statistics.setdefault("sources", sources)
+            manifest = Manifest(
+                kind=settings.kind,
+                stage=stage,
+                uri=uri,
+                run_key=key,
+                code_version=version,
+                config=settings.model_dump(mode="json"),
+                files=describe(directory),
+                parents=parents,
+                statistics={**statistics, "summary": output.summary},
+            )
+            storage.commit(manifest, directory)
+            tracking.log_output(manifest)
+            if manifest.kind == "model":
+                tracking.log_model(stage, manifest.uri, manifest.digest)
+        shutil.rmtree(workdir / "output", ignore_errors=True)
+        shutil.rmtree(workdir / "inputs", ignore_errors=True)
+        progress.end("done", output.summary, uri=uri)
+        return StageResult(manifest, reused=False)
+    except BaseException as error:
+        progress.end("failed", str(error) or type(error).__name__, error=type(error).__name__)
+        raise
+
+
+def load_config(stage: str, config: Mapping[str, Any]) -> StageConfig:
+    """Return the stage's validated configuration. Raises InvalidInput naming each field that is wrong."""
+    model: type[StageConfig] = importlib.import_module(f"components.{stage}.config").Config
+    try:
+        return model.model_validate_json(json.dumps(config))
+    except ValidationError as error:
+        raise InvalidInput(f"the configuration of stage {stage!r} is not valid: {explain(error)}") from error
+
+
+def code_version(stage: str) -> str:
+    """Return the version and a digest of the code that decides this stage's result: its folder, core and adapters."""
+    root = Path(components.__file__).parent
+    digest = hashlib.sha256()
+    for folder in ("adapters", "core", stage):
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix in {".py", ".txt"}:
+                digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _sources(stage: str, settings: StageConfig, storage: "Storage") -> list[dict[str, Any]] | None:
+    """Ask the stage for digests of what it reads beside its inputs (`components/<stage>/sources.py`, if it has one)."""
+    name = f"components.{stage}.sources"
+    if importlib.util.find_spec(name) is None:
+        return None
+    found: list[dict[str, Any]] = importlib.import_module(name).sources(settings, storage)
+    return found
+
+
+@contextmanager
+def _exclusive(workdir: Path) -> Iterator[None]:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Transient(f"another process is doing this very work in {workdir}; wait for it to end") from error
+        yield
+
+
+@contextmanager
+def _tracked(run_id: str, run_name: str, stage: str, experiment: str, workdir: Path) -> Iterator["StageRun"]:
+    from components.adapters.tracking import open_stage_run
+
+    tracking = open_stage_run(
+        run_id=run_id, run_name=run_name or run_id, stage=stage, experiment=experiment, workdir=workdir, tags={}
+    )
+    status = "FAILED"
+    try:
+        yield tracking
+        status = "FINISHED"
+    except (KeyboardInterrupt, Transient):
+        status = "KILLED"
+        raise
+    finally:
+        tracking.finish(status)
+
+
+@contextmanager
+def stopping_cleanly() -> Iterator[None]:
+    """Turn SIGTERM (preemption, "Terminate run") into Transient, so that a stage ends as resumable."""
+
+    def stop(signum: int, frame: object) -> None:
+        raise Transient("stopped by SIGTERM; run again to go on from the last committed piece of work")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,317 @@
+"""MLflow: the only file that imports it. Stages speak to a spool (`stage_run`), and `delivery` empties that.
+
+The functions below are direct calls, for `publish`, the exit handler and `reasrm lineage`; they need MLflow to answer.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from components.adapters.spool import MAX_PARAMS_OR_TAGS, MAX_TAG_CHARS, clean_key, cut, flatten
+from components.adapters.stage_run import StageRun, Status, open_stage_run, replay
+from components.core.errors import InvalidInput, ReasrmError, Transient
+from components.core.redact import redact
+
+__all__ = [
+    "ModelInfo",
+    "StageRun",
+    "Status",
+    "VersionInfo",
+    "find_model",
+    "find_output",
+    "find_run",
+    "finish_parent",
+    "get_alias",
+    "get_version",
+    "log_parent_params",
+    "open_stage_run",
+    "register_version",
+    "replay",
+    "run_tags",
+    "set_alias",
+]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+REFUSED = {400, 404, 409, 413, 422}
+DENIED = {401, 403}
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # We retry ourselves: MLflow's own back-off waits longer than our limit.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A LoggedModel: MLflow's id, where its manifest is, and the run that made it."""
+
+    model_id: str
+    name: str
+    uri: str
+    digest: str
+    source_run_id: str
+    experiment_id: str
+
+
+@dataclass(frozen=True)
+class VersionInfo:
+    """A version in the model registry."""
+
+    name: str
+    version: str
+    source_uri: str
+    run_id: str
+    model_id: str
+    description: str
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+
+
+def quoted(value: str) -> str:
+    """Return a value as MLflow's filter language wants it; it knows no escape for a quote."""
+    if "'" in value:
+        raise InvalidInput(f"{value!r} cannot be looked up in MLflow because of its quote; use a name without one")
+    return f"'{value}'"
+
+
+def load() -> Any:
+    """Return the mlflow package, set so that no call of it waits long."""
+    os.environ.update(SETTINGS)
+    import mlflow
+
+    return mlflow
+
+
+def http_status(error: Any) -> int:
+    """Return the HTTP status that an MLflow error stands for; 503 for one that is no answer of MLflow's own.
+
+    A proxy's 404 page while MLflow is away must not count as MLflow refusing something.
+    """
+    from mlflow.exceptions import MlflowException, RestException
+
+    if isinstance(error, RestException) or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":
+        return int(error.get_http_status_code())
+    if isinstance(error, MlflowException):
+        status = int(error.get_http_status_code())
+        return status if status in DENIED else 503
+    return 503 if isinstance(error, OSError) else 400
+
+
+def _call(what: str, work: Callable[[Any], T]) -> T | None:
+    """Run direct calls; None if the thing does not exist. Raises Transient or InvalidInput."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise InvalidInput(f"{what}: MLFLOW_TRACKING_URI is not set; set it to the MLflow server's address")
+    client, where = load().MlflowClient(), redact(uri)
+    for last_try in (False, True):
+        start = time.monotonic()
+        try:
+            return work(client)
+        except ReasrmError:
+            raise
+        except Exception as error:
+            status, reason = http_status(error), redact(str(error))
+            if status == 404 or (status == 400 and "not found" in reason):
+                return None
+            if status in REFUSED:
+                raise InvalidInput(f"{what}: MLflow at {where} refused it: {reason}") from error
+            if status in DENIED:
+                raise InvalidInput(f"{what}: MLflow at {where} denied access, check credentials: {reason}") from error
+            if last_try or time.monotonic() - start > 1:
+                message = f"{what}: MLflow at {where} does not answer; check the server, then run this again: {reason}"
+                raise Transient(message) from error
+            time.sleep(0.5)
+    raise AssertionError("the last try returns or raises")
+
+
+def all_experiments(client: Any) -> list[str]:
+    """Return the ids of all experiments that are not deleted."""
+    return [str(experiment.experiment_id) for experiment in client.search_experiments()]
+
+
+def search_model(client: Any, reference: str, prefer: str = "", only: str = "") -> Any | None:
+    """Return the LoggedModel of a manifest (digest or uri): the oldest, first of a preferred run or experiment."""
+    key = "reasrm.manifest_uri" if "://" in reference else "reasrm.manifest_digest"
+    found = client.search_logged_models(
+        [only] if only else all_experiments(client), f"tags.`{key}` = {quoted(reference)}"
+    )
+
+    def rank(model: Any) -> tuple[bool, int]:
+        return prefer not in {str(model.experiment_id), model.source_run_id}, model.creation_timestamp
+
+    return min(found, key=rank, default=None)
+
+
+def search_parent(client: Any, experiment_id: str, run_id: str) -> Any | None:
+    """Return the MLflow run of a pipeline run: the oldest, should two stages have made one at the same time."""
+    query = f"tags.`reasrm.run_id` = {quoted(run_id)} AND tags.`reasrm.role` = 'pipeline'"
+    found = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"])
+    return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+
+
+def find_model(reference: str) -> ModelInfo | None:
+    """Return the LoggedModel of a manifest, by digest or uri. Raises Transient or InvalidInput."""
+    model = _call(f"looking up model {reference}", lambda client: search_model(client, reference))
+    if model is None:
+        return None
+    tags = model.tags
+    return ModelInfo(
+        model.model_id,
+        model.name,
+        tags.get("reasrm.manifest_uri", ""),
+        tags.get("reasrm.manifest_digest", ""),
+        model.source_run_id or "",
+        str(model.experiment_id),
+    )
+
+
+def find_run(digest: str) -> str | None:
+    """Return the id of the run whose output has this manifest digest. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> str | None:
+        query = f"tags.`reasrm.output_digest` = {quoted(digest)}"
+        found = client.search_runs(all_experiments(client), query, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    return _call(f"looking up the run that made {digest}", work)
+
+
+def run_tags(mlflow_run_id: str) -> dict[str, str] | None:
+    """Return the tags of a run, or None if there is no such run. Raises Transient or InvalidInput."""
+    return _call(f"reading run {mlflow_run_id}", lambda client: dict(client.get_run(mlflow_run_id).data.tags))
+
+
+def find_output(mlflow_run_id: str) -> str | None:
+    """Return the uri of the artifact that a run made. Raises Transient or InvalidInput."""
+    return (run_tags(mlflow_run_id) or {}).get("reasrm.output_uri")
+
+
+def _version(version: Any) -> VersionInfo:
+    return VersionInfo(
+        name=version.name,
+        version=str(version.version),
+        source_uri=version.source,
+        run_id=version.run_id or "",
+        model_id=version.model_id or version.tags.get("reasrm.model_id", ""),
+        description=version.description or "",
+        tags=dict(version.tags),
+        aliases=tuple(version.aliases),
+    )
+
+
+def register_version(
+    name: str, source_uri: str, run_id: str | None, model_id: str | None, tags: Mapping[str, str], description: str
+) -> VersionInfo:
+    """Register a model version once: one with the same tag `reasrm.run_key` is returned instead of doubled.
+
+    `model_id` may be MLflow's or a manifest digest. Raises Transient or InvalidInput.
+    """
+    if not tags.get("reasrm.run_key"):
+        raise InvalidInput("a model version needs the tag reasrm.run_key, by which a second registration is recognised")
+    key = quoted(tags["reasrm.run_key"])
+
+    def work(client: Any) -> VersionInfo:
+        found = client.search_model_versions(f"name = {quoted(name)} AND tags.`reasrm.run_key` = {key}")
+        if found:
+            oldest = min(found, key=lambda version: int(version.version))
+            return _version(client.get_model_version(name, oldest.version))
+        try:
+            client.create_registered_model(name)
+        except Exception as error:
+            if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+                raise
+        model = model_id
+        if model_id and not model_id.startswith("m-"):
+            logged = search_model(client, model_id, prefer=run_id or "")
+            model = logged.model_id if logged else None
+        all_tags = {key: cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
+        if model:
+            all_tags["reasrm.model_id"] = model
+        return _version(
+            client.create_model_version(
+                name, source_uri, run_id or None, all_tags, None, description, await_creation_for=0, model_id=model
+            )
+        )
+
+    version = _call(f"registering {name}", work)
+    if version is None:
+        raise InvalidInput(f"registering {name}: MLflow does not know run {run_id} or model {model_id}")
+    return version
+
+
+def set_alias(name: str, alias: str, version: str) -> None:
+    """Move an alias such as champion to a version. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> bool:
+        client.set_registered_model_alias(name, alias, version)
+        return True
+
+    if _call(f"moving alias {alias} of {name} to version {version}", work) is None:
+        raise InvalidInput(f"moving alias {alias}: {name} has no version {version}")
+
+
+def get_alias(name: str, alias: str) -> VersionInfo | None:
+    """Return the version that an alias points to, or None. Raises Transient or InvalidInput."""
+    version = _call(f"reading {name}@{alias}", lambda client: client.get_model_version_by_alias(name, alias))
+    return None if version is None else _version(version)
+
+
+def get_version(name: str, version: str) -> VersionInfo | None:
+    """Return a version by its number (empty: the newest), or None. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> VersionInfo | None:
+        number = version
+        if not number:
+            found = client.search_model_versions(f"name = {quoted(name)}")
+            number = str(max((int(v.version) for v in found), default=""))
+        return _version(client.get_model_version(name, number)) if number else None
+
+    return _call(f"reading {name}/{version}", work)
+
+
+def _on_parent(what: str, run_id: str, experiment: str, work: Callable[[Any, str], None]) -> bool:
+    """Do something to a pipeline run's MLflow run; False, with a warning, if that was not possible."""
+
+    def find(client: Any) -> bool:
+        known = client.get_experiment_by_name(experiment)
+        parent = search_parent(client, known.experiment_id, run_id) if known else None
+        if parent is not None:
+            work(client, parent.info.run_id)
+        return parent is not None
+
+    try:
+        return bool(_call(what, find))
+    except ReasrmError as error:
+        logger.warning("tracking: %s", error)
+        return False
+
+
+def finish_parent(run_id: str, experiment: str, status: Status, tags: Mapping[str, str]) -> bool:
+    """Close the run of the whole pipeline, for the exit handler; best effort, True if it is done."""
+
+    def work(client: Any, parent: str) -> None:
+        for key, value in tags.items():
+            client.set_tag(parent, clean_key(key), cut(str(value), MAX_TAG_CHARS))
+        client.set_terminated(parent, status)
+
+    return _on_parent(f"closing run {run_id}", run_id, experiment, work)
+
+
+def log_parent_params(run_id: str, experiment: str, params: Mapping[str, Any]) -> bool:
+    """Record a pipeline run's settings on its MLflow run; values once recorded stay. Best effort."""
+
+    def work(client: Any, parent: str) -> None:
+        entities = load().entities
+        known = client.get_run(parent).data.params
+        new = [entities.Param(key, value) for key, value in flatten(params).items() if key not in known]
+        for start in range(0, len(new), MAX_PARAMS_OR_TAGS):
+            client.log_batch(parent, params=new[start : start + MAX_PARAMS_OR_TAGS])
+
+    return _on_parent(f"recording the settings of run {run_id}", run_id, experiment, work)

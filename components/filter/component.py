@@ -1,0 +1,27 @@
+"""The filter stage as a KFP component."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def filter(  # noqa: A001
+    config: str,
+    grammar: str,
+    artifact_root: str,
+    experiment: str,
+    pairs: dsl.Input[dsl.Dataset],
+    traces: dsl.Input[dsl.Dataset],
+    examples: dsl.Output[dsl.Dataset],
+) -> None:
+    """Keep the traces that reach the right verdict in the right form, as examples to learn from."""
+    from components.adapters.entry import run_component
+
+    run_component(
+        "filter",
+        config,
+        {"pairs": pairs, "traces": traces},
+        examples,
+        artifact_root=artifact_root,
+        experiment=experiment,
+        overrides={"grammar": grammar},
+    )

@@ -1,0 +1,5 @@
+"""Run the stage as a command: see `--help`."""
+
+from components.adapters.entry import main
+
+main("grpo")

@@ -1,0 +1,28 @@
+"""The GRPO stage as a KFP component."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def grpo(
+    config: str,
+    grammar: str,
+    seed: int,
+    artifact_root: str,
+    experiment: str,
+    pairs: dsl.Input[dsl.Dataset],
+    sft: dsl.Input[dsl.Model],
+    model: dsl.Output[dsl.Model],
+) -> None:
+    """Reinforce the judgments that reach the right verdict."""
+    from components.adapters.entry import run_component
+
+    run_component(
+        "grpo",
+        config,
+        {"pairs": pairs, "sft": sft},
+        model,
+        artifact_root=artifact_root,
+        experiment=experiment,
+        overrides={"grammar": grammar, "seed": seed},
+    )

@@ -1,0 +1,27 @@
+"""The prepare stage as a KFP component."""
+
+from kfp import dsl
+
+
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def prepare(
+    config: str,
+    preference_data: str,
+    seed: int,
+    artifact_root: str,
+    experiment: str,
+    pairs: dsl.Output[dsl.Dataset],
+) -> None:
+    """Clean the preference pairs and split them into distillation, RL and held-out parts."""
+    from components.adapters.entry import run_component
+
+    run_component(
+        "prepare",
+        config,
+        {},
+        pairs,
+        artifact_root=artifact_root,
+        experiment=experiment,
+        overrides={"seed": seed},
+        json_overrides={"preference_data": preference_data},
+    )

@@ -1,0 +1,40 @@
+"""The gate as a task of its own, so that the DAG shows which way a run went and why."""
+
+import json
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from components.adapters.entry import kfp_task, read_manifest
+from components.adapters.progress import Progress
+from components.adapters.stage import load_config
+from components.core.errors import InvalidInput
+from components.publish.config import Config
+from components.publish.gate import decide
+
+logger = logging.getLogger("reasrm")
+
+
+class Answer(NamedTuple):
+    """What the gate tells the DAG: the branch to take, and why not the other."""
+
+    passed: bool
+    reasons: str
+
+
+def ask(config: str, model_name: str, benchmark: str) -> Answer:
+    """Hold the benchmark's manifest (a path) against the thresholds of publish's configuration (JSON)."""
+    with kfp_task("gate"):
+        progress = Progress("gate")
+        try:
+            settings = json.loads(config)
+        except ValueError as error:
+            raise InvalidInput(f"the configuration of stage 'publish' is not JSON: {error}") from error
+        checked = load_config("publish", {**settings, "model_name": model_name})
+        assert isinstance(checked, Config)
+        scores = read_manifest(Path(benchmark)).statistics.get("scores")
+        decision = decide(scores if isinstance(scores, dict) else {}, checked)
+        summary = "passed" if decision.passed else "not passed: " + "; ".join(decision.reasons)
+        logger.info("gate %s", summary)
+        progress.end("done", summary, passed=decision.passed)
+    return Answer(decision.passed, "; ".join(decision.reasons))

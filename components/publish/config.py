@@ -1,0 +1,28 @@
+"""Settings of the publish stage."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.core.config import StageConfig
+
+Judge = Literal["sft", "grpo"]
+
+
+class Config(StageConfig):
+    """Which model is released under which name, and what it must reach; shares are fractions between 0 and 1."""
+
+    kind = "release"
+
+    model_name: str = Field(pattern=r"^[^/:'\x00-\x1f]{1,200}$", description="Name in the registry; no /, : or quote.")
+    alias: str = Field(
+        "champion",
+        pattern=r"^(?!latest$|v\d+$)[A-Za-z][A-Za-z0-9_-]{0,99}$",
+        description="Alias that a version gets when it passes; `latest` and v1, v2, ... belong to MLflow.",
+    )
+    judge: Judge = Field("grpo", description="Which of the trained models is released.")
+    min_accuracy: float = Field(0.6, ge=0, le=1, description="Least accuracy over both orders; 0.5 is chance.")
+    max_invalid_rate: float = Field(0.05, ge=0, le=1, description="Largest share of judgments without a verdict.")
+    min_consistency: float = Field(0.6, ge=0, le=1, description="Least share of pairs judged alike in both orders.")
+    promote: bool = Field(True, description="Whether a version that passes gets the alias; false only registers it.")
+    num_examples: int = Field(5, ge=0, le=50, description="Judged examples shown in the report.")

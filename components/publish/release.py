@@ -1,0 +1,157 @@
+"""What is known about a model that is to be released, gathered from the manifests and small files of its ancestors."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.core.errors import InvalidInput
+from components.core.manifest import Manifest
+from components.core.records import BadRecord, parse_strict, read_models, read_rows
+from components.core.schema import Judgment, PreferencePair
+from components.publish.config import Config
+from components.publish.gate import Decision
+
+if TYPE_CHECKING:
+    from components.adapters.stage import Inputs
+    from components.adapters.storage import Storage
+
+INPUTS = ("pairs", "distillation", "sft", "grpo", "benchmark")
+MODELS = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the gate, the card and the report are made from; `traces` is None if its manifest is gone."""
+
+    manifests: Mapping[str, Manifest]
+    traces: Manifest | None
+    scores: Mapping[str, Any]
+    details: Mapping[str, Any]
+    sft_metrics: list[dict[str, Any]]
+    grpo_metrics: list[dict[str, Any]]
+    judgments: list[Judgment]
+    heldout: Mapping[str, PreferencePair]
+
+    @property
+    def lineage(self) -> dict[str, Manifest]:
+        """The ancestors by name, in the order in which they were made."""
+        named = {"pairs": self.manifests["pairs"]} | ({"traces": self.traces} if self.traces else {})
+        return named | {name: self.manifests[name] for name in INPUTS[1:]}
+
+
+@dataclass(frozen=True)
+class Release:
+    """A model with the gate's decision and its version in the registry."""
+
+    config: Config
+    evidence: Evidence
+    decision: Decision
+    version: str
+    run_key: str
+
+    @property
+    def model(self) -> Manifest:
+        """The manifest of the released model."""
+        return self.evidence.manifests[self.config.judge]
+
+    @property
+    def promoted(self) -> bool:
+        """Whether this version gets the alias."""
+        return self.decision.passed and self.config.promote
+
+
+def gather(inputs: "Inputs", storage: "Storage", judge: str) -> Evidence:
+    """Read manifests, scores, metrics, verdicts and held-out pairs; never the weights.
+
+    Raises InvalidInput if an input is missing, or if the scores are not those of the model that would be released.
+    """
+    missing = [name for name in INPUTS if name not in inputs]
+    if missing:
+        raise InvalidInput(f"publish misses the inputs {missing}; give it all of {list(INPUTS)}")
+    manifests = {name: inputs[name] for name in INPUTS}
+    _check_identity(manifests, judge)
+    benchmark = inputs.fetch("benchmark", only=["verdicts.jsonl", "scores.json"])
+    pairs = inputs.fetch("pairs", only=["heldout.jsonl"])
+    made_from = manifests["distillation"].parents.get("traces")
+    scores = manifests["benchmark"].statistics.get("scores")
+    details = parse_strict((benchmark / "scores.json").read_bytes())
+    return Evidence(
+        manifests=manifests,
+        traces=storage.open(made_from.uri) if made_from else None,
+        scores=scores if isinstance(scores, Mapping) else {},
+        details=details if isinstance(details, Mapping) else {},
+        sft_metrics=_metrics(inputs, "sft"),
+        grpo_metrics=_metrics(inputs, "grpo"),
+        judgments=read_models(benchmark / "verdicts.jsonl", Judgment),
+        heldout={pair.key: pair for pair in read_models(pairs / "heldout.jsonl", PreferencePair)},
+    )
+
+
+def _check_identity(manifests: Mapping[str, Manifest], judge: str) -> None:
+    model, benchmark = manifests[judge], manifests["benchmark"]
+    judged = benchmark.parents.get(judge)
+    if judged is None or judged.digest != model.digest:
+        raise InvalidInput(
+            f"the benchmark {benchmark.uri} judged {judged.uri if judged else 'no model'} as {judge!r}, not {model.uri}; "
+            "publish the model that was benchmarked, or run the benchmark on this one"
+        )
+    if not any(entry.path.startswith("model/") and entry.path.endswith(".safetensors") for entry in model.files):
+        raise InvalidInput(f"{model.uri} has no model/*.safetensors to release; give the manifest of a training stage")
+
+
+def _metrics(inputs: "Inputs", name: str) -> list[dict[str, Any]]:
+    if all(entry.path != "metrics.jsonl" for entry in inputs[name].files):
+        return []
+    path: Path = inputs.fetch(name, only=["metrics.jsonl"]) / "metrics.jsonl"
+    rows: list[dict[str, Any]] = []
+    with path.open("rb") as file:
+        for item in read_rows(file, f"{name}/metrics.jsonl"):
+            if isinstance(item, BadRecord):
+                raise InvalidInput(f"{item.place}: {item.reason}; run {name} again to write its metrics anew")
+            rows.append(item[1])
+    return rows
+
+
+def visible(text: str) -> str:
+    """Replace control and direction characters by their code, so that text shows what it is and nothing else."""
+    return UNSEEN.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def percent(value: Any) -> str:
+    """Return a share as a percentage, or a dash where there is none."""
+    return f"{100 * value:.1f}%" if isinstance(value, int | float) and not isinstance(value, bool) else "–"
+
+
+def interval(score: Any) -> str:
+    """Return a score's interval as percentages, or nothing where the benchmark gives none."""
+    low, high = (score.get("low"), score.get("high")) if isinstance(score, Mapping) else (None, None)
+    return "" if low is None or high is None else f"{percent(low)} to {percent(high)}"
+
+
+def value_of(score: Any) -> Any:
+    """Return a score's value, or None."""
+    return score.get("value") if isinstance(score, Mapping) else None
+
+
+def counts(manifest: Manifest) -> dict[str, float]:
+    """Return the whole numbers among an artifact's statistics, one level of nesting under dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in manifest.statistics.items():
+        inner = {f"{key}.{name}": number for name, number in value.items()} if isinstance(value, dict) else {key: value}
+        flat.update(inner)
+    return {key: value for key, value in flat.items() if isinstance(value, int) and not isinstance(value, bool)}
+
+
+def sources(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return what an artifact was made from beside other artifacts: uri, sha256, and whatever else is recorded."""
+    found = manifest.statistics.get("sources")
+    return [source for source in found if isinstance(source, dict)] if isinstance(found, list) else []
+
+
+def waterfall(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the filter's steps with what each kept and dropped."""
+    found = manifest.statistics.get("waterfall")
+    return [step for step in found if isinstance(step, dict)] if isinstance(found, list) else []
