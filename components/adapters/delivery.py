@@ -310,7 +310,7 @@ class Delivery:
 
 def deliver(directory: Path, drain_seconds: float) -> bool:
     """Deliver until the input ends and the spool is empty, or the time after the end of input is up."""
-    delivery = Delivery(directory, replace(read_state(directory), ready=True, error=""))
+    delivery = Delivery(directory, replace(read_state(directory), deliverer=os.getpid(), error=""))
     write_state(directory, delivery.state)
     reader, ops, ended_at, failures = SpoolReader(directory, delivery.state.acked), list[Op](), 0.0, 0
     while True:

@@ -91,10 +91,13 @@ class Op:
 
 @dataclass(frozen=True)
 class State:
-    """How far delivery came. `opened` is the time of the `open` that led to the run; ids are MLflow's."""
+    """How far delivery came. `opened` is the time of the `open` that led to the run; ids are MLflow's.
+
+    `error` is what holds up the process `deliverer`; an earlier process's error says nothing about now.
+    """
 
     acked: int = 0
-    ready: bool = False
+    deliverer: int = 0
     error: str = ""
     rejected: int = 0
     opened: int = 0

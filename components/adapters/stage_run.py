@@ -36,7 +36,7 @@ from components.core.redact import redact
 logger = logging.getLogger(__name__)
 
 FINISH_SECONDS = 10.0
-STALLED_SECONDS = 5.0
+STALLED_SECONDS = 4.5
 UNREACHABLE_SECONDS = 3.0
 MODEL_TYPE = "reasoning-reward-model"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -225,9 +225,10 @@ def _wait(worker: "subprocess.Popen[bytes]", directory: Path, last_seq: int, sec
         moved = now if state.acked > before.acked else moved
         if state.acked >= last_seq:
             break
-        stalled = now - moved > STALLED_SECONDS and state.ready
+        stalled = now - moved > STALLED_SECONDS
         unreachable = bool(state.error) and now - start > UNREACHABLE_SECONDS
-        if now - start > seconds or stalled or unreachable:
+        running = state.deliverer == worker.pid  # Until then it loads, or waits for another to end.
+        if now - start > seconds or (running and (stalled or unreachable)):
             break
         time.sleep(0.01)
     _stop(worker)

@@ -110,12 +110,13 @@ class Recording:
         """Read a file of Trace rows. Raises InvalidInput with the place of the first row that is none."""
         traces: dict[str, Trace] = {}
         for row in read_rows(open_lines(path, uri), uri):
+            if isinstance(row, BadRecord):
+                raise InvalidInput(f"{row.place}: {row.reason}; give a file of traces")
+            place, value = row
             try:
-                if isinstance(row, BadRecord):
-                    raise InvalidInput(f"{row.place}: {row.reason}; give a file of traces")
-                trace = Trace.model_validate(row[1])
+                trace = Trace.model_validate(value)
             except ValueError as error:
-                raise InvalidInput(f"{row[0]} is not a trace: {explain(error)}; give a file of traces") from error
+                raise InvalidInput(f"{place} is not a trace: {explain(error)}; give a file of traces") from error
             traces[trace.key] = trace
         return cls(uri, traces)
 
@@ -194,7 +195,9 @@ class Endpoint:
         if calls.api_key_env:
             key = os.environ.get(calls.api_key_env, "").strip()
             if not key:
-                raise InvalidInput(f"the environment variable {calls.api_key_env} is not set; put the teacher's key into it")
+                raise InvalidInput(
+                    f"the environment variable {calls.api_key_env} is not set; put the teacher's key into it"
+                )
             self.headers["Authorization"] = f"Bearer {key}"
 
     async def ask(self, requests: Iterable[Request], on_outcome: Callable[[Outcome], None]) -> None:

@@ -1,5 +1,7 @@
 """The benchmark stage as a KFP component."""
 
+from typing import Any
+
 from kfp import dsl
 
 
@@ -29,6 +31,7 @@ def benchmark(
         experiment=experiment,
         overrides={"base_model": base_model, "grammar": grammar, "seed": seed},
     )
-    for name, measured in manifest.statistics["scores"].items():
+    scores_by_model: Any = manifest.statistics["scores"]
+    for name, measured in scores_by_model.items():
         for score in ("accuracy", "strict_accuracy", "valid_rate", "position_consistency"):
             metrics.log_metric(f"{name}_{score}", measured[score]["value"])

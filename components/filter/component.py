@@ -4,7 +4,7 @@ from kfp import dsl
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)
-def filter(  # noqa: A001
+def filter(
     config: str,
     grammar: str,
     artifact_root: str,

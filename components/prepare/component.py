@@ -23,5 +23,5 @@ def prepare(
         artifact_root=artifact_root,
         experiment=experiment,
         overrides={"seed": seed},
-        json_overrides={"preference_data": preference_data},
+        json_overrides={"sources": preference_data},
     )

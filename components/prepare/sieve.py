@@ -76,8 +76,9 @@ class Sieve:
         if num_bad > allowed * self.num_rows:
             share = num_bad / self.num_rows
             raise InvalidInput(
-                f"{num_bad} of {self.num_rows} rows ({share:.1%}) cannot be used, more than max_bad_fraction={allowed:g} "
-                f"allows; mend them or raise it. The first: {'; '.join(self.first)}. All are in {self.quarantine.name}"
+                f"{num_bad} of {self.num_rows} rows ({share:.1%}) cannot be used, more than "
+                f"max_bad_fraction={allowed:g} allows; mend them or raise it. "
+                f"The first: {'; '.join(self.first)}. All are in {self.quarantine.name}"
             )
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from components.adapters.entry import kfp_task, read_manifest
 from components.adapters.progress import Progress
@@ -30,8 +30,7 @@ def ask(config: str, model_name: str, benchmark: str) -> Answer:
             settings = json.loads(config)
         except ValueError as error:
             raise InvalidInput(f"the configuration of stage 'publish' is not JSON: {error}") from error
-        checked = load_config("publish", {**settings, "model_name": model_name})
-        assert isinstance(checked, Config)
+        checked = cast(Config, load_config("publish", {**settings, "model_name": model_name}))
         scores = read_manifest(Path(benchmark)).statistics.get("scores")
         decision = decide(scores if isinstance(scores, dict) else {}, checked)
         summary = "passed" if decision.passed else "not passed: " + "; ".join(decision.reasons)

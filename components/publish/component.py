@@ -7,7 +7,9 @@ from kfp import dsl
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)
 def gate(
-    config: str, model_name: str, scores: dsl.Input[dsl.Artifact]
+    config: str,
+    model_name: str,
+    scores: dsl.Input[dsl.Artifact],
 ) -> NamedTuple("Gate", [("passed", bool), ("reasons", str)]):  # type: ignore[valid-type]
     """Decide from the benchmark's scores whether the model may become the champion."""
     from components.publish.ask import ask

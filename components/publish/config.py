@@ -1,8 +1,9 @@
 """Settings of the publish stage."""
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.core.config import StageConfig
 
@@ -16,9 +17,7 @@ class Config(StageConfig):
 
     model_name: str = Field(pattern=r"^[^/:'\x00-\x1f]{1,200}$", description="Name in the registry; no /, : or quote.")
     alias: str = Field(
-        "champion",
-        pattern=r"^(?!latest$|v\d+$)[A-Za-z][A-Za-z0-9_-]{0,99}$",
-        description="Alias that a version gets when it passes; `latest` and v1, v2, ... belong to MLflow.",
+        "champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$", description="Alias of a version that passes."
     )
     judge: Judge = Field("grpo", description="Which of the trained models is released.")
     min_accuracy: float = Field(0.6, ge=0, le=1, description="Least accuracy over both orders; 0.5 is chance.")
@@ -26,3 +25,10 @@ class Config(StageConfig):
     min_consistency: float = Field(0.6, ge=0, le=1, description="Least share of pairs judged alike in both orders.")
     promote: bool = Field(True, description="Whether a version that passes gets the alias; false only registers it.")
     num_examples: int = Field(5, ge=0, le=50, description="Judged examples shown in the report.")
+
+    @field_validator("alias")
+    @classmethod
+    def _is_free(cls, alias: str) -> str:
+        if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+            raise ValueError(f"{alias!r} has a meaning of its own in MLflow; choose another alias, such as champion")
+        return alias

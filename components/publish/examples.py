@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from components.core.prompts import escape
-from components.core.redact import redact
 from components.core.schema import Judgment, PreferencePair
-from components.publish.release import MODELS, visible
+from components.publish.tables import MODELS, plain
 
 MAX_CHARS = 12_000
 
@@ -89,5 +88,5 @@ def _opinion(judgment: Judgment) -> Opinion:
 
 
 def _shown(text: str) -> str:
-    text = visible(redact(text))
+    text = plain(text)
     return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}\n[… {len(text) - MAX_CHARS} more characters]"

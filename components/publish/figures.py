@@ -48,9 +48,9 @@ def curve(name: str, rows: Sequence[Mapping[str, Any]], key: str, share: bool = 
         marker = "o" if len(points) < 3 else None
         axes.plot(steps, values, color=ACCENT, linewidth=1.0 if many else 1.6, alpha=0.35 if many else 1, marker=marker)
         if many:
-            axes.plot(steps, _running_mean(values, max(3, len(values) // 15)), color=ACCENT, linewidth=1.8)
+            axes.plot(steps, _running_mean(values, max(3, len(values) // 12)), color=ACCENT, linewidth=1.8)
         axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         if share:
             axes.set_ylim(-0.03, 1.03)
             axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
@@ -65,7 +65,9 @@ def accuracies(scores: Sequence[tuple[str, float, float, float]], threshold: flo
         for place, (_, value, low, high) in zip(places, scores, strict=True):
             axes.plot([low, high], [place, place], color=ACCENT, linewidth=2, solid_capstyle="round")
             axes.plot([value], [place], color=ACCENT, marker="o", markersize=7)
-            axes.annotate(f"{100 * value:.1f}%", (value, place), (0, 7), textcoords="offset points", ha="center", size=9)
+            axes.annotate(
+                f"{100 * value:.1f}%", (value, place), (0, 7), textcoords="offset points", ha="center", size=9
+            )
         axes.axvline(threshold, color=BAD, linewidth=1.2, linestyle=(0, (4, 3)))
         axes.set_yticks(places, [label for label, *_ in scores], color=INK)
         axes.set_ylim(-0.6, len(scores) - 0.3)
@@ -93,7 +95,7 @@ def falls(steps: Sequence[Mapping[str, Any]]) -> str:
             axes.annotate(text, (keeps + drops, place), (5, 0), textcoords="offset points", va="center", size=9)
         axes.set_yticks(places, names, color=INK)
         axes.set_xlim(0, 1.16 * max(*(keeps + drops for keeps, drops in zip(kept, dropped, strict=True)), 1))
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         axes.grid(visible=False, axis="y")
         return _svg(figure, "; ".join(f"{name}: {keeps:.0f} kept" for name, keeps in zip(names, kept, strict=True)))
 
@@ -106,8 +108,13 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _running_mean(values: Sequence[float], width: int) -> list[float]:
-    windows = (values[max(0, end - width) : end] for end in range(1, len(values) + 1))
-    return [sum(window) / len(window) for window in windows]
+    """Return the mean over the points around each one; the window shrinks towards the ends, so the line has no lag."""
+    means = []
+    for place in range(len(values)):
+        reach = min(width // 2, place, len(values) - 1 - place)
+        window = values[place - reach : place + reach + 1]
+        means.append(sum(window) / len(window))
+    return means
 
 
 def _is_number(value: Any) -> bool:

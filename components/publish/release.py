@@ -1,6 +1,5 @@
 """What is known about a model that is to be released, gathered from the manifests and small files of its ancestors."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from components.adapters.storage import Storage
 
 INPUTS = ("pairs", "distillation", "sft", "grpo", "benchmark")
-MODELS = {"base": "Base", "sft": "SFT", "grpo": "GRPO"}
-UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -94,8 +91,9 @@ def _check_identity(manifests: Mapping[str, Manifest], judge: str) -> None:
     model, benchmark = manifests[judge], manifests["benchmark"]
     judged = benchmark.parents.get(judge)
     if judged is None or judged.digest != model.digest:
+        found = judged.uri if judged else "no model"
         raise InvalidInput(
-            f"the benchmark {benchmark.uri} judged {judged.uri if judged else 'no model'} as {judge!r}, not {model.uri}; "
+            f"the benchmark {benchmark.uri} judged {found} as {judge!r}, not {model.uri}; "
             "publish the model that was benchmarked, or run the benchmark on this one"
         )
     if not any(entry.path.startswith("model/") and entry.path.endswith(".safetensors") for entry in model.files):
@@ -113,45 +111,3 @@ def _metrics(inputs: "Inputs", name: str) -> list[dict[str, Any]]:
                 raise InvalidInput(f"{item.place}: {item.reason}; run {name} again to write its metrics anew")
             rows.append(item[1])
     return rows
-
-
-def visible(text: str) -> str:
-    """Replace control and direction characters by their code, so that text shows what it is and nothing else."""
-    return UNSEEN.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
-
-
-def percent(value: Any) -> str:
-    """Return a share as a percentage, or a dash where there is none."""
-    return f"{100 * value:.1f}%" if isinstance(value, int | float) and not isinstance(value, bool) else "–"
-
-
-def interval(score: Any) -> str:
-    """Return a score's interval as percentages, or nothing where the benchmark gives none."""
-    low, high = (score.get("low"), score.get("high")) if isinstance(score, Mapping) else (None, None)
-    return "" if low is None or high is None else f"{percent(low)} to {percent(high)}"
-
-
-def value_of(score: Any) -> Any:
-    """Return a score's value, or None."""
-    return score.get("value") if isinstance(score, Mapping) else None
-
-
-def counts(manifest: Manifest) -> dict[str, float]:
-    """Return the whole numbers among an artifact's statistics, one level of nesting under dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in manifest.statistics.items():
-        inner = {f"{key}.{name}": number for name, number in value.items()} if isinstance(value, dict) else {key: value}
-        flat.update(inner)
-    return {key: value for key, value in flat.items() if isinstance(value, int) and not isinstance(value, bool)}
-
-
-def sources(manifest: Manifest) -> list[dict[str, Any]]:
-    """Return what an artifact was made from beside other artifacts: uri, sha256, and whatever else is recorded."""
-    found = manifest.statistics.get("sources")
-    return [source for source in found if isinstance(source, dict)] if isinstance(found, list) else []
-
-
-def waterfall(manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the filter's steps with what each kept and dropped."""
-    found = manifest.statistics.get("waterfall")
-    return [step for step in found if isinstance(step, dict)] if isinstance(found, list) else []

@@ -1,3 +1,4 @@
+import json
 import uuid
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from components.adapters import tracking
 from components.core.errors import InvalidInput
 from components.core.manifest import FileEntry, Manifest, Parent
 from pipeline.lineage import chain
+
+SESSION = uuid.uuid4().hex
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def manifest(stage, kind="pairs", parents=(), **statistics):
     return Manifest(
         kind=kind,
         stage=stage,
-        uri=f"s3://bucket/{stage}/{len(parents)}",
+        uri=f"s3://bucket/{SESSION}/{stage}/{len(parents)}",
         run_key=stage[0] * 64,
         code_version="1",
         config={},
@@ -133,7 +136,7 @@ def test_inputs_outputs_models_and_scores_are_there_for_a_client(experiment, cli
     done = client.get_run(run.mlflow_run_id)
     [linked] = done.inputs.dataset_inputs
     assert (linked.dataset.name, linked.dataset.digest) == ("pairs", pairs.digest[:36])
-    assert linked.dataset.source == '{"uri": "s3://bucket/prepare/0"}'
+    assert linked.dataset.source == json.dumps({"uri": pairs.uri})
     assert linked.dataset.source_type == "s3"
     tags = {tag.key: tag.value for tag in linked.tags}
     assert tags == {"mlflow.data.context": "training", "reasrm.digest": pairs.digest}

@@ -1,0 +1,230 @@
+"""The model card, in Markdown: what the model is, where it comes from, what it can do and how to use it."""
+
+import html
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from components.core.manifest import Manifest
+from components.publish.release import Release
+from components.publish.tables import (
+    COLUMNS,
+    MODELS,
+    NONE,
+    category_rows,
+    counts,
+    mapping,
+    percent,
+    plain,
+    score_rows,
+    sources,
+    value_of,
+    waterfall,
+)
+
+_MARKS = re.compile(r"([\\`*_{}\[\]|~#])")
+UNKNOWN = "unknown: look it up before use"
+
+LOADING = """\
+Copy the folder from S3, then ask with the prompt that the model was trained on (it needs the package `reasrm`):
+
+```sh
+aws s3 cp --recursive {uri}/model/ judge/
+```
+
+```python
+from components.core.prompts import render
+from components.core.schema import PreferencePair
+from components.core.verdict import parse_verdict
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("judge")
+model = AutoModelForCausalLM.from_pretrained("judge", use_safetensors=True)
+# `label` is part of every pair; the prompt does not show it.
+pair = PreferencePair(id="1", prompt="2 + 2?", response_a="4", response_b="5", label="A")
+messages = [message.model_dump() for message in render(pair, "{grammar}").messages]
+asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+written = model.generate(**asked, max_new_tokens={max_tokens}, do_sample=False)
+print(parse_verdict(tokenizer.decode(written[0, asked["input_ids"].shape[1]:], skip_special_tokens=True)))
+```
+"""
+
+
+def render_card(release: Release) -> str:
+    """Return the model card as Markdown; equal evidence gives equal text."""
+    sections = (
+        ("", _head(release)),
+        ("Decision", _decision(release)),
+        ("Scores", _scores(release)),
+        ("Data", _data(release)),
+        ("Training", _training(release)),
+        ("Limits", _limits(release)),
+        ("How to load it", _loading(release)),
+        ("Lineage", _lineage(release)),
+        ("Licences", _licences(release)),
+    )
+    return "\n\n".join(f"## {title}\n\n{body}" if title else body for title, body in sections) + "\n"
+
+
+def _head(release: Release) -> str:
+    manifests = release.evidence.manifests
+    how = "supervised fine-tuning on a teacher's reasoning"
+    if release.config.judge == "grpo":
+        how += ", then GRPO with a reward for the right verdict"
+    base = manifests["sft"].config.get("base_model", "unknown")
+    digest = next((source.get("sha256") for source in sources(manifests["sft"])), "unknown")
+    traces = release.evidence.traces
+    return f"""# {text(release.config.model_name)}
+
+Version {text(release.version)}, a reasoning reward model. It reads a conversation and two answers, reasons in writing
+(its own rubric for chat, its own solution for reasoning tasks) and then names the better answer.
+
+- Base model: {code(base)} (sha256 {code(digest)})
+- Trained by: {how}
+- Teacher: {_teacher(traces) if traces else "unknown: the manifest of its traces is gone"}
+- Form of the judgment: {code(manifests["benchmark"].config.get("grammar", "unknown"))}
+- Weights: {code(release.model.uri + "/model")}"""
+
+
+def _teacher(traces: Manifest) -> str:
+    counted = mapping(traces.statistics.get("teachers"))
+    if counted:
+        return ", ".join(f"{code(name)} ({number} traces)" for name, number in sorted(counted.items()))
+    settings = mapping(traces.config.get("teacher"))
+    return code(settings.get("model") or settings.get("uri") or "unknown")
+
+
+def _decision(release: Release) -> str:
+    decision, alias = release.decision, code(release.config.alias)
+    if release.promoted:
+        outcome = f"**The gate is passed.** The alias {alias} points to this version."
+    elif decision.passed:
+        outcome = f"**The gate is passed.** This run only registers: the alias {alias} was not moved."
+    else:
+        outcome = f"**The gate is not passed.** The alias {alias} was not moved."
+    rows = [
+        (check.name, percent(check.value), f"{check.bound} {percent(check.threshold)}", "yes" if check.passed else "no")
+        for check in decision.checks
+    ]
+    reasons = "".join(f"\n- {text(reason)}" for reason in decision.reasons)
+    return f"{outcome}\n\n{table(('Check', 'Measured', 'Needed', 'Passed'), rows)}" + (
+        f"\n{reasons}" if reasons else ""
+    )
+
+
+def _scores(release: Release) -> str:
+    details, benchmark = release.evidence.details, release.evidence.manifests["benchmark"]
+    rows = [
+        (
+            f"{row.heading} (released)" if row.model == release.config.judge else row.heading,
+            *(f"{value} ({spread})" if spread else value for value, spread in row.cells),
+            row.mean_tokens,
+            row.num_pairs,
+        )
+        for row in score_rows(release)
+    ]
+    confidence, baseline = benchmark.config.get("confidence"), value_of(details.get("length_baseline"))
+    notes = [f"In brackets the {confidence:.0%} interval."] if isinstance(confidence, float) else []
+    notes += [text(details["protocol"])] if details.get("protocol") else []
+    notes += [f"Always naming the longer answer is right in {percent(baseline)} of these pairs."] if baseline else []
+    notes += [f"{heading}: {meaning}." for _, heading, meaning in COLUMNS]
+    parts = [table(("Model", *(heading for _, heading, _ in COLUMNS), "Tokens", "Pairs"), rows), " ".join(notes)]
+    categories = category_rows(release)
+    if categories:
+        headings = [row.heading for row in score_rows(release)]
+        cells = [(text(name), str(number), *values) for name, number, values in categories]
+        parts.append("By category:\n\n" + table(("Category", "Judgments", *headings), cells))
+    return "\n\n".join(parts)
+
+
+def _data(release: Release) -> str:
+    pairs, filtered = release.evidence.manifests["pairs"], release.evidence.manifests["distillation"]
+    rows = [
+        (code(source.get("uri", "unknown")), text(source.get("rows", NONE)), code(source.get("sha256", "unknown")))
+        for source in sources(pairs)
+    ]
+    parts = [table(("Preference data", "Rows", "sha256"), rows) if rows else "The sources were not recorded."]
+    numbers = counts(pairs)
+    if numbers:
+        parts.append(table(("Count", "Number"), [(text(name), str(number)) for name, number in numbers.items()]))
+    steps = waterfall(filtered)
+    if steps:
+        first, last = steps[0], steps[-1]
+        offered = (first.get("kept") or 0) + (first.get("dropped") or 0)
+        parts.append(f"The filter kept {last.get('kept')} of {offered} traces ({percent(_ratio(last, offered))}):")
+        falls = [(text(s.get("step", "")), str(s.get("kept", "")), str(s.get("dropped", ""))) for s in steps]
+        parts.append(table(("Step", "Kept", "Dropped"), falls))
+    return "\n\n".join(parts)
+
+
+def _ratio(step: Mapping[str, Any], offered: float) -> float | None:
+    return (step.get("kept") or 0) / offered if offered else None
+
+
+def _training(release: Release) -> str:
+    stages = ("sft", "grpo") if release.config.judge == "grpo" else ("sft",)
+    parts = []
+    for stage in stages:
+        config = release.evidence.manifests[stage].config
+        rows = [(code(name), code(json.dumps(value, ensure_ascii=False))) for name, value in sorted(config.items())]
+        parts.append(f"{MODELS[stage]}:\n\n{table(('Setting', 'Value'), rows)}")
+    return "\n\n".join(parts)
+
+
+def _limits(release: Release) -> str:
+    scores = mapping(release.evidence.scores.get(release.config.judge))
+    first, consistent = value_of(scores.get("first_slot_rate")), value_of(scores.get("position_consistency"))
+    limits = [
+        "The scores hold for held-out pairs of the same sources; other domains, languages and lengths are unmeasured.",
+        f"Order matters: the two orders of a pair got the same verdict in {percent(consistent)} of the pairs, and the "
+        f"answer shown first was chosen in {percent(first)} of the verdicts. Ask in both orders where it counts.",
+        "It always names one of two answers: ties, and pairs in which both answers are bad, are not recognised.",
+        "Its reasoning is text that led to a verdict, not proof of it; the labels and the teacher may be wrong too.",
+        "A candidate answer can try to talk the judge round. Reserved marks in it are escaped; persuasion is not.",
+    ]
+    return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _loading(release: Release) -> str:
+    config = release.evidence.manifests["benchmark"].config
+    grammar = "think" if config.get("grammar") == "think" else "rubric"
+    limit = config.get("max_tokens")
+    uri = _one_line(release.model.uri)
+    return LOADING.format(uri=uri, grammar=grammar, max_tokens=limit if isinstance(limit, int) else 8192).rstrip()
+
+
+def _lineage(release: Release) -> str:
+    rows = [(name, code(made.uri), code(made.digest)) for name, made in release.evidence.lineage.items()]
+    return f"{table(('Stage', 'Artifact', 'Digest of its manifest'), rows)}\n\nRun key: {code(release.run_key)}"
+
+
+def _licences(release: Release) -> str:
+    manifests = release.evidence.manifests
+    known = [
+        (code(source.get("uri", "unknown")), text(source.get("license") or source.get("licence") or UNKNOWN))
+        for name in ("sft", "pairs")
+        for source in sources(manifests[name])
+    ]
+    rows = [*known, ("The teacher's terms for what it wrote", UNKNOWN), ("reasrm, the code", "Apache-2.0")]
+    return table(("Of what", "Licence"), rows)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; the cells are Markdown already."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def text(value: Any) -> str:
+    """Return untrusted text as one line of Markdown in which nothing is markup."""
+    return _MARKS.sub(r"\\\1", html.escape(_one_line(value), quote=False))
+
+
+def code(value: Any) -> str:
+    """Return untrusted text as a code span that a table cell can hold."""
+    return f"`{_one_line(value).replace('`', chr(39)).replace('|', chr(92) + '|') or ' '}`"
+
+
+def _one_line(value: Any) -> str:
+    return " ".join(plain(value).split())

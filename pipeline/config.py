@@ -1,0 +1,201 @@
+"""A run's whole configuration: the plain parameters that KFP's UI shows, and the settings of each stage.
+
+A recipe is a TOML file of both. What several stages must agree on stands at its top and is handed to each of them.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from components.benchmark.config import Config as BenchmarkConfig
+from components.core.errors import InvalidInput
+from components.core.teachers import TeacherSettings
+from components.core.verdict import Grammar
+from components.filter.config import Config as FilterConfig
+from components.grpo.config import Config as GrpoConfig
+from components.prepare.config import Config as PrepareConfig
+from components.prepare.config import Source
+from components.publish.config import Config as PublishConfig
+from components.sft.config import Config as SftConfig
+from components.traces.config import Config as TracesConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+MAX_PARAMETER_BYTES = 10_000
+
+# Stage -> its setting -> the plain parameter that it comes from; `components/<stage>/component.py` does the same.
+SHARED: Mapping[str, Mapping[str, str]] = {
+    "prepare": {"sources": "preference_data", "seed": "seed"},
+    "traces": {"teacher": "teacher", "grammar": "grammar"},
+    "filter": {"grammar": "grammar"},
+    "sft": {"base_model": "base_model", "seed": "seed"},
+    "grpo": {"grammar": "grammar", "seed": "seed"},
+    "benchmark": {"base_model": "base_model", "grammar": "grammar", "seed": "seed"},
+    "publish": {"model_name": "model_name"},
+}
+DECIDED_BY_GATE = {"publish": {"promote"}}
+
+
+class RunConfig(BaseModel):
+    """Everything that decides what a run does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preference_data: tuple[Source, ...] = Field(min_length=1)
+    """Files of preference pairs: local paths or s3:// uris ending in .jsonl, .jsonl.gz or .parquet."""
+    base_model: str = Field(min_length=1)
+    """The model to start from: a folder, an s3:// uri, or a hub id with @<40-hex revision>."""
+    teacher: TeacherSettings
+    """Who writes the judgments to learn from."""
+    grammar: Grammar = "rubric"
+    """The form of a judgment: `rubric` or `think`."""
+    model_name: str = Field(min_length=1)
+    """Name in the model registry."""
+    artifact_root: str = Field("s3://reasrm/artifacts", pattern=r"^s3://[^/]+(/.*)?$")
+    """S3 prefix of all artifacts."""
+    experiment: str = Field("reasrm", min_length=1)
+    """MLflow experiment."""
+    seed: int = Field(0, ge=0)
+    """Seed of splits, training and intervals."""
+
+    prepare: PrepareConfig
+    traces: TracesConfig
+    filter: FilterConfig
+    sft: SftConfig
+    grpo: GrpoConfig
+    benchmark: BenchmarkConfig
+    publish: PublishConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        shared = {name: field.default for name, field in cls.model_fields.items() if not field.is_required()} | values
+        filled = dict(values)
+        for stage, names in SHARED.items():
+            section = filled.get(stage, {})
+            if not isinstance(section, dict):
+                continue
+            for name, parameter in names.items():
+                if name in section:
+                    raise ValueError(f"{stage}.{name} is shared: set {parameter} at the top instead")
+            filled[stage] = section | {name: shared[p] for name, p in names.items() if p in shared}
+        return filled
+
+    @model_validator(mode="after")
+    def _fits_into_parameters(self) -> Self:
+        size = sum(len(str(value).encode()) for value in self.arguments().values())
+        if size > MAX_PARAMETER_BYTES:
+            raise ValueError(f"the parameters take {size} bytes, KFP allows {MAX_PARAMETER_BYTES}: shorten the lists")
+        return self
+
+    def arguments(self) -> dict[str, str | int]:
+        """Return the pipeline's parameters: plain ones, lists as JSON, and one JSON text per stage."""
+        plain = {name: value for name, value in self.model_dump(mode="json").items() if name not in SHARED}
+        stages = {f"{stage}_config": self.stage_settings(stage) for stage in SHARED}
+        return {
+            name: value if isinstance(value, str | int) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+            for name, value in (plain | stages).items()
+        }
+
+    def stage_settings(self, stage: str) -> dict[str, Any]:
+        """Return a stage's settings without those that come from the plain parameters or from the gate."""
+        config: BaseModel = getattr(self, stage)
+        return config.model_dump(mode="json", exclude={*SHARED[stage], *DECIDED_BY_GATE.get(stage, ())})
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the project."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def recipe_path(recipe: str) -> Path:
+    """Return the file of a recipe, given by its name or as a path. Raises InvalidInput naming what there is."""
+    named, given = RECIPES / f"{recipe}.toml", Path(recipe)
+    if recipe in recipe_names():
+        return named
+    if given.suffix == ".toml" and given.is_file():
+        return given
+    raise InvalidInput(f"there is no recipe {recipe!r}; there are {', '.join(recipe_names())}, or give a .toml file")
+
+
+def load_recipe(recipe: str, settings: Iterable[str] = ()) -> RunConfig:
+    """Read a recipe (a name or a .toml file) and apply settings such as `sft.epochs=2`.
+
+    Raises InvalidInput naming every value that is wrong, and for an unknown key the closest known one.
+    """
+    path = recipe_path(recipe)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not valid TOML: {error}") from error
+    for setting in settings:
+        _apply(values, setting)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise InvalidInput(f"recipe {recipe}: {'; '.join(_explain(error))}") from error
+
+
+def _apply(values: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    *sections, name = key.strip().split(".")
+    if not equals or not name:
+        raise InvalidInput(f"--set {setting!r} is not a setting; write it as sft.epochs=2")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise InvalidInput(f"--set {setting!r}: {section} is a value, not a section")
+    try:
+        values[name] = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        values[name] = text.strip()
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for detail in error.errors(include_url=False):
+        location = [str(part) for part in detail["loc"]]
+        if len(location) > 1 and location[1] in SHARED.get(location[0], {}):
+            continue  # said once, for the plain parameter
+        name = ".".join(location)
+        if detail["type"] == "extra_forbidden":
+            lines.append(_unknown(location))
+        elif detail["type"] == "missing":
+            lines.append(f"{name} is missing; set it in the recipe or with --set {name}=...")
+        else:
+            value = f" (is {detail['input']!r})" if not isinstance(detail["input"], dict) else ""
+            message = detail["msg"].removeprefix("Value error, ")
+            lines.append(f"{name}: {message}{value}" if name else message)
+    return lines
+
+
+def _unknown(location: list[str]) -> str:
+    known = _known_keys(RunConfig)
+    # pydantic puts the kind of a union's member into the path; the user did not.
+    path = [part for part in location[:-1] if ".".join(location[: location.index(part) + 1]) in known]
+    prefix = "".join(f"{part}." for part in path)
+    name = f"{prefix}{location[-1]}"
+    siblings = [key.removeprefix(prefix) for key in known if key.startswith(prefix)]
+    siblings = [key for key in siblings if "." not in key]
+    close = difflib.get_close_matches(location[-1], siblings, n=1)
+    hint = f"did you mean {prefix}{close[0]}?" if close else f"there are {', '.join(prefix + key for key in siblings)}"
+    return f"there is no setting {name}; {hint}"
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return every settable key, dotted; of a union, the keys of all its members."""
+    keys = []
+    for name, field in model.model_fields.items():
+        if name in SHARED.get(prefix.rstrip("."), {}):
+            continue
+        keys.append(prefix + name)
+        for kind in [field.annotation, *get_args(field.annotation)]:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += _known_keys(kind, f"{prefix}{name}.")
+    return keys

