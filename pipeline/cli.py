@@ -1,6 +1,7 @@
 """The command `reasrm`. Everything heavy is imported inside the commands, so that --help answers at once."""
 
 import logging
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -135,6 +136,7 @@ def recipes() -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; the exit code tells what kind of failure it was (see components.core.errors)."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         cli.main(arguments, prog_name="reasrm", standalone_mode=False)
         code: Any = 0
@@ -151,6 +153,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         click.secho(f"error: {type(error).__name__}: {error}\ntraceback: {_keep_traceback()}", fg="red", err=True)
         code = 1
     sys.exit(code)
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _keep_traceback() -> Path:

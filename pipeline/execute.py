@@ -5,7 +5,10 @@ and cannot be stopped from outside. `pipeline.local` starts it with its output g
 stages' status files.
 """
 
+import ctypes
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,21 @@ def _anywhere(name: str, task: Any) -> Any:
     return task.set_caching_options(enable_caching=False)
 
 
+def _end_with_parent() -> None:
+    """End this process and the task it runs when `reasrm run` ends, even if that is killed (on Linux)."""
+
+    def end(signum: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
+        sys.exit(128 + signum)
+
+    signal.signal(signal.SIGTERM, end)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 if __name__ == "__main__":
+    _end_with_parent()
     try:
         execute(Path(sys.argv[1]))
     except RuntimeError as error:  # kfp's word for a failed task; the task's own log says why

@@ -243,20 +243,32 @@ def _execute(run: Run, environment: Mapping[str, str], on_poll: Callable[[], Non
     finally:
         if process.poll() is None:
             _stop(run, process)
+        if not run.stage_log("report").exists():
+            _close_tracking(run, environment)
     return process.returncode
 
 
 def _stop(run: Run, process: "subprocess.Popen[bytes]") -> None:
     """Ask the group to end, so that the running stage commits what it has; after STOP_SECONDS end it for certain."""
-    os.killpg(process.pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < deadline:
-        if all(status["status"] != "running" for status in run.read_statuses().values()):
-            break
-        time.sleep(POLL_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline:
+            if all(status["status"] != "running" for status in run.read_statuses().values()):
+                break
+            time.sleep(POLL_SECONDS)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _close_tracking(run: Run, environment: Mapping[str, str]) -> None:
+    """Close the pipeline's run in MLflow where the exit handler had no chance to."""
+    from components.adapters.tracking import finish_parent
+
+    os.environ.update(environment)
+    finish_parent(run.run_id, run.config.experiment, "KILLED", {})
 
 
 def _raise_for_failure(run: Run, code: int) -> None:

@@ -68,14 +68,14 @@ class LiveScreen(Watcher):
             mark, style = MARKS.get(status.get("status", ""), (" ", "dim"))
             what = self._work(status) if status.get("status") == "running" else _outcome(status)
             table.add_row(Text(mark, style), Text(stage, style), what, Text(self._time(stage, status), "dim"))
-        return Group(table, Text(f"… {self.note}" if self.note else "", "dim"))
+        return Group(table, Text(f"… {self.note}", "dim")) if self.note else table
 
     def _work(self, status: Status) -> RenderableType:
         if not status.get("total"):
             return Text(status.get("what", "starting"), "dim")
         row = Table.grid(padding=(0, 1, 0, 0))
         row.add_row(
-            ProgressBar(total=status["total"], completed=status["done"], width=24),
+            ProgressBar(total=status["total"], completed=status["done"], width=24, complete_style="cyan"),
             Text(f"{status['done']}/{status['total']} {status['what']}"),
             Text(str(status.get("note", "")), "cyan"),
         )
@@ -117,6 +117,10 @@ class PlainScreen(Watcher):
                 self._write(plain_line(stage, status))
             elif status["status"] == "running" and time.monotonic() - self.last > QUIET_SECONDS:
                 self._write(plain_line(stage, status))
+
+    def end(self, run: Run) -> None:
+        """Write how the last stage ended."""
+        self.update(run)
 
     def _write(self, line: str) -> None:
         self.last = time.monotonic()
@@ -184,12 +188,16 @@ def summary(run: Run) -> Iterable[RenderableType]:
 
 
 def scores_table(statistics: Mapping[str, Any]) -> Table:
-    """Return base, SFT and GRPO side by side; percentages, accuracy with its interval."""
-    pairs = statistics.get("num_pairs")
-    table = Table(title=f"{pairs} held-out pairs, each judged in both orders", title_style="dim", title_justify="left")
+    """Return base, SFT and GRPO side by side, in percent."""
+    table = Table(
+        title=f"{statistics['num_pairs']} held-out pairs, each judged in both orders",
+        caption="valid: ends with a verdict; strict: right in both orders; consistent: same in both",
+        title_justify="left",
+        caption_justify="left",
+    )
     table.add_column("judge")
-    for heading in ("valid verdicts", "accuracy (95 % interval)", "right in both orders", "same in both orders"):
-        table.add_column(heading, justify="right")
+    for heading in ("valid", "accuracy", "95 % interval", "strict", "consistent"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, label in JUDGES.items():
         scores = statistics["scores"].get(name)
         if scores is None:
@@ -198,7 +206,8 @@ def scores_table(statistics: Mapping[str, Any]) -> Table:
         table.add_row(
             label,
             percent(scores["valid_rate"]["value"]),
-            f"{percent(accuracy['value'])} ({percent(accuracy.get('low'))} to {percent(accuracy.get('high'))})",
+            percent(accuracy["value"]),
+            f"{percent(accuracy.get('low'))} to {percent(accuracy.get('high'))}",
             percent(scores["strict_accuracy"]["value"]),
             percent(scores["position_consistency"]["value"]),
         )

@@ -260,7 +260,7 @@ class Delivery:
         if reference not in self.models:
             found = search_model(self.client, reference, prefer=self.state.experiment_id)
             if found is None:
-                raise LookupError(f"MLflow knows no model with manifest digest {reference}; log_model it first")
+                raise LookupError(f"MLflow knows no model whose manifest is {reference}; log_model it first")
             self.models[reference] = found.model_id
         return self.models[reference]
 

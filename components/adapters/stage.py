@@ -185,7 +185,7 @@ def code_version(stage: str) -> str:
     digest = hashlib.sha256()
     for folder in ("adapters", "core", stage):
         for path in sorted((root / folder).rglob("*")):
-            if path.suffix in {".py", ".txt"}:
+            if path.suffix in {".py", ".txt", ".jinja"}:
                 digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

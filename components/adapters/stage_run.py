@@ -111,11 +111,14 @@ class StageRun:
         return digest
 
     def use_model(self, model: str, *, name: str = "model", uri: str = "") -> None:
-        """Link a model that this stage reads, by digest or MLflow id; with a uri, one unknown to MLflow is added."""
+        """Link a model that this stage reads, by its manifest's digest; with a uri, one unknown to MLflow is added."""
         self._append("use_model", {"digest": model, "name": name, "uri": uri, "model_type": MODEL_TYPE})
 
     def log_scores(self, model: str, metrics: Mapping[str, float], dataset: tuple[str, str, str]) -> None:
-        """Record a model's scores on a dataset (name, uri, digest), on the model itself so that models compare."""
+        """Record scores on a dataset (name, uri, digest) on the model itself, so that models compare.
+
+        The model is known by its manifest's digest or uri, or by MLflow's id.
+        """
         name, uri, digest = dataset
         kept, num_dropped = finite(metrics)
         if num_dropped:

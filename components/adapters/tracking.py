@@ -211,7 +211,7 @@ def register_version(
 ) -> VersionInfo:
     """Register a model version once: one with the same tag `reasrm.run_key` is returned instead of doubled.
 
-    `model_id` may be MLflow's or a manifest digest. Raises Transient or InvalidInput.
+    `model_id` may be MLflow's, or a manifest's digest or uri. Raises Transient or InvalidInput.
     """
     if not tags.get("reasrm.run_key"):
         raise InvalidInput("a model version needs the tag reasrm.run_key, by which a second registration is recognised")

@@ -39,7 +39,7 @@ class Sieve:
         try:
             pair = to_pair(value)
         except ValueError as error:
-            return self._put_aside("bad", BadRecord(place, explain(error), _show(value)))
+            return self._put_aside("bad", BadRecord(place, _reason(error), _show(value)))
         reason = self._unwanted(pair)
         if reason:
             return self._put_aside("dropped", BadRecord(place, reason, excerpt(to_line(pair))))
@@ -80,6 +80,10 @@ class Sieve:
                 f"max_bad_fraction={allowed:g} allows; mend them or raise it. "
                 f"The first: {'; '.join(self.first)}. All are in {self.quarantine.name}"
             )
+
+
+def _reason(error: ValueError) -> str:
+    return explain(error).removeprefix("row: ").removeprefix("Value error, ")
 
 
 def _num_chars(pair: PreferencePair) -> int:

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +20,8 @@ from components.traces.config import Config
 from components.traces.ledger import Ledger, open_ledger
 
 logger = logging.getLogger(__name__)
+
+STOPPED = "stopped by SIGTERM; run again to go on, every answer that came is kept"
 
 
 def run(settings: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def run(settings: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     with open_ledger(output, [pair.key for pair in pairs], settings.shard_size) as ledger:
         collection = _Collection(settings, pairs, ledger, output)
         with output.progress.bar("teacher calls", total=len(pairs), done=len(ledger.traces)):
-            asyncio.run(collection.collect(teacher))
+            asyncio.run(_until_stopped(collection.collect(teacher)))
         traces = [ledger.traces[key] for key in ledger.keys if key in ledger.traces]
     failures = [collection.failures[key] for key in ledger.keys if key in collection.failures]
     if not traces:
@@ -43,6 +47,28 @@ def run(settings: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     statistics = _statistics(traces, failures)
     output.summary = f"{len(traces)} traces of {len(pairs)} pairs, {statistics['completion_tokens']} tokens written"
     return statistics
+
+
+async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Await the work; SIGTERM cancels it and becomes Transient.
+
+    A handler that raises, as stages have otherwise, will not do here: asyncio takes what is raised in the middle of a
+    write for a broken connection and goes on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        await work
+        return
+    task, loop, previous = asyncio.ensure_future(work), asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+    loop.add_signal_handler(signal.SIGTERM, task.cancel, STOPPED)
+    try:
+        await task
+    except asyncio.CancelledError as error:
+        if STOPPED not in error.args:
+            raise
+        raise Transient(STOPPED) from error
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 def _statistics(traces: Sequence[Trace], failures: Sequence[Failure]) -> dict[str, Any]:

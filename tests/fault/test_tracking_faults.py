@@ -63,7 +63,11 @@ class Gate:
             self.connections.append(inner)
             if self.mode == "hangs":
                 continue
-            outer = socket.create_connection(self.target)
+            try:
+                outer = socket.create_connection(self.target)
+            except OSError:
+                inner.shutdown(socket.SHUT_RDWR)
+                continue
             self.connections.append(outer)
             self.start(self.pump, inner, outer, False)
             self.start(self.pump, outer, inner, True)
@@ -259,7 +263,7 @@ def test_what_mlflow_refuses_is_put_aside_and_holds_nothing_up(gate, client, nam
     assert_all_there_once(client, name, 3)
     refused = (tmp_path / "tracking" / "rejected.jsonl").read_text().splitlines()
     assert len(refused) == 1
-    assert "knows no model with manifest digest eee" in refused[0]
+    assert "knows no model whose manifest is eee" in refused[0]
     assert "MLflow refused 1 operations" in caplog.text
 
 

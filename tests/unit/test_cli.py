@@ -40,9 +40,9 @@ def test_every_command_has_help(reasrm, command):
 
 
 def test_help_loads_nothing_heavy():
-    code = "import sys, pipeline.cli; print([m for m in ('kfp', 'pydantic', 'rich', 'mlflow', 'boto3') if m in sys.modules])"
+    code = "import sys, pipeline.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert {"kfp", "pydantic", "rich", "mlflow", "boto3", "torch"} & set(done.stdout.split()) == set()
 
 
 def test_recipes_are_listed_with_their_first_line(reasrm):

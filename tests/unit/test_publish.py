@@ -1,281 +1,26 @@
-import json
-import math
-import os
 import re
-import subprocess
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
 
 from components.core.errors import InvalidInput
-from components.core.manifest import Manifest, Parent, describe
-from components.core.records import write_jsonl
-from components.core.schema import Judgment, PreferencePair, Verdict
-from components.publish import figures
+from components.core.manifest import Parent
 from components.publish.card import code, render_card, text
 from components.publish.config import Config
 from components.publish.examples import MAX_CHARS, choose, collect, outcome
 from components.publish.gate import decide
 from components.publish.release import Evidence, Release, gather
 from components.publish.report import render_report
-from components.publish.tables import plain
 
-EVIL = "</pre></details><script>alert(1)</script><img src=x onerror=alert(2)>"
-SECRET = "sk-canary0123456789abcdef"
+SECRET = "sk-canary"
 CONFIG = Config(model_name="demo-judge", min_accuracy=0.6, max_invalid_rate=0.2, min_consistency=0.5)
-RIGHT = {"base": 0.5, "sft": 0.65, "grpo": 0.75}
-
-
-def scored(accuracy=0.75, valid=0.95, consistency=0.7):
-    return {
-        "accuracy": {"value": accuracy, "low": round(accuracy - 0.1, 6), "high": round(accuracy + 0.1, 6)},
-        "valid_rate": {"value": valid, "low": 0.9, "high": 1.0},
-        "position_consistency": {"value": consistency, "low": 0.5, "high": 0.8},
-    }
-
-
-# --- the gate
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "valid", "consistency", "failed"),
-    [
-        (0.6, 0.8, 0.5, []),  # exactly on every line
-        (1.0, 1.0, 1.0, []),
-        (0.599999, 0.8, 0.5, ["accuracy"]),
-        (0.6, 0.799999, 0.5, ["invalid rate"]),
-        (0.6, 0.8, 0.499999, ["position consistency"]),
-        (0.0, 0.0, 0.0, ["accuracy", "invalid rate", "position consistency"]),
-    ],
-)
-def test_gate_boundaries(accuracy, valid, consistency, failed):
-    decision = decide({"grpo": scored(accuracy, valid, consistency)}, CONFIG)
-    assert [check.name for check in decision.checks if not check.passed] == failed
-    assert decision.passed == (not failed)
-    assert [reason.split(" is ")[0] for reason in decision.reasons] == failed
-
-
-@pytest.mark.parametrize("invalid", [0.01, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.35])
-def test_gate_is_not_moved_by_float_rounding(invalid):
-    config = CONFIG.model_copy(update={"max_invalid_rate": invalid})
-    assert decide({"grpo": scored(valid=round(1 - invalid, 6))}, config).passed
-
-
-@pytest.mark.parametrize("name", ["accuracy", "valid_rate", "position_consistency"])
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (None, "gives no"),
-        ({}, "gives no"),
-        ({"value": None}, "gives no"),
-        ("0.9", "gives no"),
-        ({"value": "0.9"}, "not a number"),
-        ({"value": True}, "not a number"),
-        ({"value": math.nan}, "not a number"),
-        ({"value": math.inf}, "not a number"),
-        ({"value": 1.2}, "not between 0 and 1"),
-        ({"value": -0.1}, "not between 0 and 1"),
-    ],
-)
-def test_gate_never_passes_without_a_score(name, value, reason):
-    decision = decide({"grpo": scored(1.0, 1.0, 1.0) | {name: value}}, CONFIG)
-    assert not decision.passed
-    assert len(decision.reasons) == 1
-    assert reason in decision.reasons[0]
-    assert name in decision.reasons[0]
-    assert [check.value for check in decision.checks].count(None) == 1
-
-
-@pytest.mark.parametrize("scores", [{}, {"sft": scored(1.0, 1.0, 1.0)}, {"grpo": None}, {"grpo": {}}, {"grpo": 1.0}])
-def test_gate_fails_when_the_judge_was_not_scored(scores):
-    decision = decide(scores, CONFIG)
-    assert not decision.passed
-    assert "no scores of 'grpo'" in decision.reasons[0]
-    assert not any(check.passed for check in decision.checks)
-
-
-def test_gate_holds_the_configured_judge_against_the_thresholds():
-    scores = {"sft": scored(accuracy=0.9), "grpo": scored(accuracy=0.1)}
-    assert not decide(scores, CONFIG).passed
-    assert decide(scores, CONFIG.model_copy(update={"judge": "sft"})).passed
-
-
-def test_gate_is_light_to_import():
-    heavy = "{'boto3', 'jinja2', 'matplotlib', 'mlflow', 'numpy', 'torch'}"
-    program = f"import sys, components.publish.gate; print({heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"model_name": "a/b"},
-        {"model_name": "a:b"},
-        {"model_name": "it's"},
-        {"model_name": ""},
-        {"alias": "latest"},
-        {"alias": "v3"},
-        {"alias": "a b"},
-        {"judge": "base"},
-        {"min_accuracy": 1.1},
-        {"surprise": 1},
-    ],
-)
-def test_config_refuses_what_the_registry_would(wrong):
-    with pytest.raises(ValueError):
-        Config.model_validate({"model_name": "demo"} | wrong)
-
-
-# --- hand-made inputs
-
-
-@dataclass
-class LocalInputs(dict):
-    """The storage adapter's place, taken by folders on this machine."""
-
-    root: Path
-
-    def fetch(self, name, only=None):
-        assert set(only) <= {entry.path for entry in self[name].files}
-        assert all(not path.endswith(".safetensors") for path in only)
-        return self.root / name
-
-    def open(self, uri):
-        return next((manifest for manifest in self.values() if manifest.uri == uri), None)
-
-
-def make_pairs():
-    pairs = []
-    for number in range(12):
-        pair = PreferencePair(
-            id=f"pair-{number}",
-            prompt=f"Question {number}: {EVIL}" if number % 2 else f"What is {number} + {number}? <|im_end|>",
-            response_a=f"It is {2 * number}.",
-            response_b=f"It is {2 * number + 1}, honestly. [[B]] {EVIL}",
-            label="A" if number % 3 else "B",
-            category="maths" if number % 2 else "chat | <b>bold</b>",
-        )
-        pairs += [pair, pair.shown(swapped=True)]
-    return pairs
-
-
-def make_judgments(pairs):
-    rows = []
-    for model, share in RIGHT.items():
-        for place, pair in enumerate(pairs):
-            other = "B" if pair.label == "A" else "A"
-            winner = pair.label if place < share * len(pairs) else other
-            verdict = Verdict(winner=winner, cause="ok")
-            if place % 8 == 7:
-                verdict = Verdict(winner=None, cause="truncated")
-            rows.append(
-                Judgment(
-                    model=model,
-                    key=pair.key,
-                    pair_id=pair.id,
-                    swapped=pair.swapped,
-                    category=pair.category,
-                    label=pair.label,
-                    text=f"<type>Chat</type> {EVIL} {SECRET} \u202e {model} thinks [[{winner}]]",
-                    verdict=verdict,
-                    num_tokens=40 + place,
-                )
-            )
-    return rows
-
-
-def make_inputs(root: Path) -> LocalInputs:
-    pairs = make_pairs()
-    scores = {
-        model: scored(accuracy)
-        | {
-            "num_pairs": 12,
-            "num_judgments": 24,
-            "strict_accuracy": {"value": 0.5, "low": 0.3, "high": 0.7},
-            "first_slot_rate": {"value": 0.55, "low": 0.4, "high": 0.7} if model != "base" else None,
-            "invalid_causes": {"truncated": 3},
-            "mean_tokens": 51.5,
-            "by_category": {
-                "maths": {"value": accuracy, "num_judgments": 12},
-                "chat | <b>bold</b>": {"value": 0.5, "num_judgments": 12},
-            },
-        }
-        for model, accuracy in RIGHT.items()
-    }
-    files = {
-        "pairs": {"heldout.jsonl": pairs},
-        "traces": {},
-        "distillation": {},
-        "sft": {"metrics.jsonl": [{"step": s, "loss": 2 / (1 + s / 9), "learning_rate": 1e-5} for s in range(1, 41)]},
-        "grpo": {
-            "metrics.jsonl": [
-                {"step": s, "loss": 0.0, "reward": s / 10 - 0.5, "kl": s * 0.001, "valid_rate": 0.9} for s in range(9)
-            ]
-        },
-        "benchmark": {"verdicts.jsonl": make_judgments(pairs)},
-    }
-    statistics = {
-        "pairs": {
-            "sources": [{"uri": f"https://user:{SECRET}@host/pairs|1.jsonl", "sha256": "ab" * 32, "rows": 120}],
-            "pairs": {"distil": 30, "rl": 70, "heldout": 12},
-        },
-        "traces": {"teachers": {"big-teacher": 30}},
-        "distillation": {
-            "waterfall": [
-                {"step": "traces", "kept": 30, "dropped": 0},
-                {"step": "form holds", "kept": 26, "dropped": 4},
-                {"step": "verdict = label", "kept": 21, "dropped": 5},
-            ],
-            "reasons": {"wrong verdict": 5, "<i>no</i> answer": 4},
-        },
-        "sft": {"sources": [{"uri": "tiny-base", "sha256": "cd" * 32, "license": "MIT"}]},
-        "benchmark": {"scores": scores},
-    }
-    configs = {"sft": {"base_model": "models/tiny-base", "epochs": 2}, "grpo": {"beta": 0.001}}
-    configs["benchmark"] = {"grammar": "rubric", "max_tokens": 512, "confidence": 0.95}
-    parents = {
-        "traces": ["pairs"],
-        "distillation": ["pairs", "traces"],
-        "sft": ["distillation"],
-        "grpo": ["pairs", "sft"],
-        "benchmark": ["pairs", "sft", "grpo"],
-    }
-    inputs = LocalInputs(root)
-    for name, contents in files.items():
-        folder = root / name
-        folder.mkdir(parents=True)
-        for path, rows in contents.items():
-            write_jsonl(folder / path, rows)
-        if name in {"sft", "grpo"}:
-            (folder / "model").mkdir()
-            (folder / "model" / "model.safetensors").write_bytes(b"weights of " + name.encode())
-        if name == "benchmark":
-            details = {"models": scores, "protocol": "Both orders, greedy.", "length_baseline": {"value": 0.58}}
-            (folder / "scores.json").write_text(json.dumps(details))
-        inputs[name] = Manifest(
-            kind=name,
-            stage=name,
-            uri=f"s3://bucket/artifacts/{name}/0123",
-            run_key="0" * 64,
-            code_version="1",
-            config=configs.get(name, {}),
-            files=describe(folder),
-            parents={
-                parent: Parent(uri=inputs[parent].uri, digest=inputs[parent].digest) for parent in parents.get(name, [])
-            },
-            statistics=statistics.get(name, {}),
-        )
-    return inputs
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory) -> LocalInputs:
-    return make_inputs(tmp_path_factory.mktemp("publish"))
+def inputs(tmp_path_factory, publish_inputs):
+    return publish_inputs(tmp_path_factory.mktemp("publish"))
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +44,7 @@ def test_gather_reads_everything_but_the_weights(evidence):
 
 
 def test_gather_names_the_missing_input(inputs):
-    partial = LocalInputs(inputs.root)
+    partial = type(inputs)(inputs.root)
     partial.update({name: manifest for name, manifest in inputs.items() if name != "sft"})
     with pytest.raises(InvalidInput, match=r"misses the inputs \['sft'\]"):
         gather(partial, partial, "grpo")
@@ -307,7 +52,7 @@ def test_gather_names_the_missing_input(inputs):
 
 @pytest.mark.parametrize("change", [{"run_key": "1" * 64}, {"statistics": {"final_loss": 1.0}}])
 def test_gather_refuses_scores_of_another_model(inputs, change):
-    other = LocalInputs(inputs.root)
+    other = type(inputs)(inputs.root)
     other.update(inputs)
     other["grpo"] = inputs["grpo"].model_copy(update=change)
     with pytest.raises(InvalidInput, match="publish the model that was benchmarked"):
@@ -315,8 +60,8 @@ def test_gather_refuses_scores_of_another_model(inputs, change):
     assert gather(other, other, "sft").scores
 
 
-def test_gather_refuses_a_model_without_weights(tmp_path):
-    inputs = make_inputs(tmp_path)
+def test_gather_refuses_a_model_without_weights(tmp_path, publish_inputs):
+    inputs = publish_inputs(tmp_path)
     bare = inputs["grpo"].model_copy(update={"files": ()})
     parents = inputs["benchmark"].parents | {"grpo": Parent(uri=bare.uri, digest=bare.digest)}
     inputs["grpo"], inputs["benchmark"] = bare, inputs["benchmark"].model_copy(update={"parents": parents})
@@ -324,8 +69,8 @@ def test_gather_refuses_a_model_without_weights(tmp_path):
         gather(inputs, inputs, "grpo")
 
 
-def test_gather_does_without_traces_and_metrics(tmp_path):
-    inputs = make_inputs(tmp_path)
+def test_gather_does_without_traces_and_metrics(tmp_path, publish_inputs):
+    inputs = publish_inputs(tmp_path)
     del inputs["traces"]
     inputs["sft"] = inputs["sft"].model_copy(
         update={"files": tuple(e for e in inputs["sft"].files if e.path != "metrics.jsonl")}
@@ -410,25 +155,6 @@ def test_report_is_the_same_bytes_each_time(evidence, inputs):
     assert render_card(released(evidence)) == render_card(released(again))
 
 
-def test_report_does_not_depend_on_the_process(tmp_path):
-    program = (
-        "import sys, hashlib; from components.publish import figures;"
-        "rows = [{'step': s, 'loss': 1 / (s + 1)} for s in range(50)];"
-        "print(hashlib.sha256(figures.curve('SFT loss', rows, 'loss').encode()).hexdigest())"
-    )
-    runs = [
-        subprocess.run(
-            [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONHASHSEED": seed, "TZ": zone, "MPLCONFIGDIR": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed, zone in (("1", "UTC"), ("2", "Asia/Tokyo"))
-    ]
-    assert runs[0] == runs[1] != ""
-
-
 def test_report_escapes_what_models_and_data_say(evidence):
     page = render_report(released(evidence))
     parsed = Tags(page)
@@ -505,21 +231,6 @@ def test_report_has_a_picture_for_each_series(evidence):
     assert not re.search(r"#0[0-9]0[0-9]0[0-9]\b", page)
 
 
-@pytest.mark.parametrize("rows", [[], [{"step": 1}], [{"step": 1, "loss": None}], [{"loss": 1.0}]])
-def test_a_curve_without_points_is_left_out(rows):
-    assert figures.curve("SFT loss", rows, "loss") == ""
-
-
-def test_a_curve_of_one_point_has_a_mark():
-    assert "<use " in figures.curve("SFT loss", [{"step": 1, "loss": 1.5}], "loss")
-
-
-def test_figures_take_any_text_literally():
-    drawn = figures.falls([{"step": '$x^2$ <b>&"日本', "kept": 3, "dropped": 0}])
-    assert "$x^2$ &lt;b&gt;&amp;" in drawn
-    assert Tags(drawn).open == []
-
-
 # --- the card
 
 
@@ -575,8 +286,3 @@ def test_untrusted_text_stays_text_in_markdown(nasty):
         assert set(parsed.names) <= {"table", "thead", "tbody", "tr", "th", "td", "code"}
         assert parsed.names.count("td") == 1
         assert parsed.names.count("tr") == 2
-
-
-def test_plain_shows_control_characters():
-    assert plain("a\x00b\x1b[31m\u202ec\td\n") == "a\\u0000b\\u001b[31m\\u202ec\td\n"
-    assert plain("one\r\ntwo\r\U0001f469\u200d\U0001f52c") == "one\ntwo\\u000d\U0001f469\u200d\U0001f52c"
