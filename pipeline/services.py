@@ -5,6 +5,7 @@ is killed; a second process on the same folder finds them by `services.json` and
 """
 
 import ctypes
+import fcntl
 import json
 import logging
 import os
@@ -14,14 +15,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from components.core.errors import InvalidInput, Transient
 
@@ -45,6 +48,7 @@ class Services:
     min_free_bytes: int = 4 * 10**9
     _processes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
     _state: dict[str, Any] = field(default_factory=dict)
+    _claims: dict[int, IO[str]] = field(default_factory=dict)
 
     def start(self) -> Self:
         """Start what is not running yet and wait until it answers.
@@ -85,13 +89,13 @@ class Services:
             if process is None:
                 continue
             _signal_group(process, signal.SIGTERM)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                pass
             _signal_group(process, signal.SIGKILL)
             process.wait(timeout=10)
             (self.directory / "services.json").unlink(missing_ok=True)
+        while self._claims:
+            self._claims.popitem()[1].close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -191,14 +195,37 @@ class Services:
         chosen: dict[str, int] = {}
         for name in (*DEFAULT_PORTS, *INTERNAL_PORTS):
             if name in self.ports:
-                if not _is_free(self.ports[name]):
+                if not self._claim(self.ports[name]):
                     raise InvalidInput(
                         f"port {self.ports[name]} for the {name} server is in use; choose another, or stop what uses it"
                     )
                 chosen[name] = self.ports[name]
             else:
-                chosen[name] = _free_port(DEFAULT_PORTS.get(name), set(chosen.values()))
+                chosen[name] = self._claim_near(DEFAULT_PORTS.get(name))
         return chosen
+
+    def _claim_near(self, preferred: int | None) -> int:
+        first = preferred or 19_000 + secrets.randbelow(10_000)
+        for port in range(first, first + 200):
+            if self._claim(port):
+                return port
+        raise InvalidInput(f"ports {first} to {first + 199} are all in use; stop what uses them")
+
+    def _claim(self, port: int) -> bool:
+        """Take a port for this process: two starting at once would both see it free, and one would get the other's."""
+        if port in self._claims:
+            return False
+        claim = (Path(tempfile.gettempdir()) / f"reasrm-port-{port}-{os.getuid()}.lock").open("w")
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            claim.close()
+            return False
+        if not (_is_free(port) and _is_free(port + GRPC_OFFSET)):
+            claim.close()
+            return False
+        self._claims[port] = claim
+        return True
 
     def _port(self, name: str) -> int:
         return int(self._state["ports"][name])
@@ -227,10 +254,8 @@ def _end_with_parent() -> None:
 
 
 def _signal_group(process: "subprocess.Popen[bytes]", signum: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signum)
-    except ProcessLookupError:
-        pass
 
 
 def _answers(url: str) -> bool:
@@ -251,11 +276,3 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _free_port(preferred: int | None, taken: set[int]) -> int:
-    candidates = range(preferred, preferred + 50) if preferred else range(19_000 + secrets.randbelow(10_000), 45_000)
-    for port in candidates:
-        if port not in taken and _is_free(port) and (preferred or _is_free(port + GRPC_OFFSET)):
-            return port
-    raise InvalidInput(f"no free port near {candidates.start}; stop what uses them")

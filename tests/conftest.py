@@ -45,6 +45,7 @@ def served(services: Services, monkeypatch: pytest.MonkeyPatch) -> Services:
 def s3(served: Services) -> Bucket:
     return Bucket(Storage.from_env(), f"s3://{BUCKET}/test-{uuid.uuid4().hex[:12]}")
 
+
 STAGE_SECONDS = 180.0
 
 
@@ -95,7 +96,8 @@ class StageRunner:
         output, log = self.directory / "output.json", self.directory / "log.txt"
         command = [
             sys.executable, "-m", f"components.{stage}", "--config", str(self.directory / "config.json"),
-            "--inputs", *named, "--output", str(output), "--artifact-root", self.root, "--run-id", self.root.rpartition("test-")[2].replace("/", "-"),
+            "--inputs", *named, "--output", str(output), "--artifact-root", self.root,
+            "--run-id", self.root.rpartition("test-")[2].replace("/", "-"),
         ]  # fmt: skip
         with log.open("ab") as file:
             process = subprocess.Popen(

@@ -5,7 +5,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from components.core.errors import InvalidInput
 from components.core.manifest import hash_file
@@ -70,7 +70,7 @@ def open_lines(path: Path, name: str) -> Iterator[bytes]:
             raise InvalidInput(f"{name} is a broken gzip file after {count} lines ({error}); copy it again") from error
 
 
-def _bounded(file: IO[bytes], name: str) -> Iterator[bytes]:
+def _bounded(file: BinaryIO | gzip.GzipFile, name: str) -> Iterator[bytes]:
     while line := file.readline(LONGEST_LINE_BYTES):
         if len(line) == LONGEST_LINE_BYTES and not line.endswith(b"\n"):
             raise InvalidInput(f"{name} has a line of over {LONGEST_LINE_BYTES} bytes; it is not a file of JSON lines")

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -132,6 +132,8 @@ def run_stage(
             tracking.log_params({stage: settings.model_dump(mode="json")})
             for name, parent in inputs.items():
                 tracking.log_input(name, parent, context=stage)
+                if parent.kind == "model":
+                    tracking.use_model(parent.digest, name=name, uri=parent.uri)
             committed = storage.open(uri)
             if committed is not None:
                 tracking.set_tags({"reasrm.reused": "true"})
@@ -217,7 +219,7 @@ def _tracked(run_id: str, run_name: str, stage: str, experiment: str, workdir: P
     tracking = open_stage_run(
         run_id=run_id, run_name=run_name or run_id, stage=stage, experiment=experiment, workdir=workdir, tags={}
     )
-    status = "FAILED"
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:
         yield tracking
         status = "FINISHED"

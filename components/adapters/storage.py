@@ -137,13 +137,9 @@ class Storage:
         bucket, key = split(uri)
         extra = {"Metadata": {"sha256": sha256 or hash_file(path)}}
         with self._translated(uri):
-            self.client.upload_file(
-                str(path), bucket, key, ExtraArgs=extra, Callback=progress, Config=self._transfer
-            )
+            self.client.upload_file(str(path), bucket, key, ExtraArgs=extra, Callback=progress, Config=self._transfer)
 
-    def download(
-        self, uri: str, path: Path, size: int, sha256: str, progress: OnBytes | None = None
-    ) -> None:
+    def download(self, uri: str, path: Path, size: int, sha256: str, progress: OnBytes | None = None) -> None:
         """Download a file in parallel ranges; it appears under its name only once its sha256 is right.
 
         Raises ReasrmError when the object is missing, or damaged twice in a row.
@@ -220,7 +216,7 @@ class Storage:
         self._for_each(get, missing)
         return directory
 
-    def verify(self, manifest: Manifest) -> "list[str]":
+    def verify(self, manifest: Manifest) -> Sequence[str]:
         """Read every object of an artifact and say in words what does not agree with its manifest."""
         problems = []
         for entry in manifest.files:
@@ -313,7 +309,7 @@ def _is_there(path: Path, entry: FileEntry) -> bool:
 def _check_path(path: str, uri: str) -> None:
     parts = PurePosixPath(path).parts
     if path.startswith("/") or "\\" in path or "\x00" in path or ".." in parts or not parts or "%2e" in path.lower():
-        raise InvalidInput(f"the manifest of {uri} names the unsafe path {path!r}; it is not an artifact of this pipeline")
+        raise InvalidInput(f"the manifest of {uri} names the unsafe path {path!r}; it was not made by this pipeline")
 
 
 def _check_disk(directory: Path, needed: int) -> None:

@@ -109,4 +109,4 @@ def _log_scores(scores: dict[str, Any], inputs: Inputs, output: Output) -> None:
         }
         output.tracking.log_metrics({f"{model}.{name}": value for name, value in values.items()})
         if model != "base":
-            output.tracking.log_scores(inputs[model].uri, values, ("heldout", pairs.uri, pairs.digest))
+            output.tracking.log_scores(inputs[model].digest, values, ("heldout", pairs.uri, pairs.digest))

@@ -32,17 +32,21 @@ class Sieve:
         """Return the row's pair in its file's order, or None after having put the row aside."""
         self.num_rows += 1
         if isinstance(row, BadRecord):
-            return self._put_aside("bad", row)
+            self._put_aside("bad", row)
+            return None
         place, value = row
         if is_tie(value):
-            return self._put_aside("dropped", BadRecord(place, "tie", _show(value)))
+            self._put_aside("dropped", BadRecord(place, "tie", _show(value)))
+            return None
         try:
             pair = to_pair(value)
         except ValueError as error:
-            return self._put_aside("bad", BadRecord(place, _reason(error), _show(value)))
+            self._put_aside("bad", BadRecord(place, _reason(error), _show(value)))
+            return None
         reason = self._unwanted(pair)
         if reason:
-            return self._put_aside("dropped", BadRecord(place, reason, excerpt(to_line(pair))))
+            self._put_aside("dropped", BadRecord(place, reason, _show(value)))
+            return None
         return pair
 
     def _unwanted(self, pair: PreferencePair) -> str | None:

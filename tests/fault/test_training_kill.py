@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from components.core import prompts
 from components.core.manifest import MANIFEST_NAME, Manifest, describe
 from components.core.records import write_jsonl
 from components.core.schema import Example, PreferencePair
-from components.core import prompts
 
 TRACE = (
-    "<type>Reasoning</type>\n<solution>{sum}</solution>\n<eval>\n<quote_A>{a}</quote_A>\n<summary_A>says {a}</summary_A>\n"
-    "<quote_B>{b}</quote_B>\n<summary_B>says {b}</summary_B>\nso {label}\n</eval>\n<answer>[[{label}]]</answer>"
+    "<type>Reasoning</type>\n<solution>{sum}</solution>\n<eval>\n<quote_A>{a}</quote_A>\n"
+    "<summary_A>says {a}</summary_A>\n<quote_B>{b}</quote_B>\n<summary_B>says {b}</summary_B>\n"
+    "so {label}\n</eval>\n<answer>[[{label}]]</answer>"
 )
 
 
@@ -25,14 +26,15 @@ def pairs(count: int) -> list[PreferencePair]:
     for index in range(count):
         x, y, right_first = rng.randrange(50), rng.randrange(50), rng.random() < 0.5
         answers = (str(x + y), str(x + y + 1)) if right_first else (str(x + y + 1), str(x + y))
-        made.append(
-            PreferencePair.model_validate(
-                {
-                    "id": f"p{index}", "prompt": f"{x} + {y} = ?", "response_a": answers[0], "response_b": answers[1],
-                    "label": "A" if right_first else "B", "category": "sums",
-                }  # fmt: skip
-            )
-        )
+        pair = {
+            "id": f"p{index}",
+            "prompt": f"{x} + {y} = ?",
+            "response_a": answers[0],
+            "response_b": answers[1],
+            "label": "A" if right_first else "B",
+            "category": "sums",
+        }
+        made.append(PreferencePair.model_validate(pair))
     return made
 
 
@@ -81,7 +83,12 @@ def has_checkpoint(s3: Any, root: str, step: int) -> bool:
 
 
 def run_with_kills(
-    stage_runner: Callable[[str], Any], s3: Any, stage: str, config: dict[str, Any], inputs: dict[str, Manifest], seed: int
+    stage_runner: Callable[[str], Any],
+    s3: Any,
+    stage: str,
+    config: dict[str, Any],
+    inputs: dict[str, Manifest],
+    seed: int,
 ) -> tuple[Manifest, Manifest]:
     calm = stage_runner("calm").start(stage, config, inputs).finish()
     rng, runner = random.Random(seed), stage_runner("killed")

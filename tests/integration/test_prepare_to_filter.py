@@ -41,7 +41,7 @@ def test_samples_become_examples_that_are_all_right(stage: Any, s3: Any, tmp_pat
 
     assert sum(pairs.statistics["pairs"].values()) == 972  # type: ignore[union-attr, arg-type]
     assert pairs.statistics["sources"][0]["rows"] == 972  # type: ignore[index, call-overload]
-    assert 0.4 < pairs.statistics["longer_is_better"] < 0.6  # type: ignore[operator]
+    assert 0.35 < pairs.statistics["longer_is_better"] < 0.65  # type: ignore[operator]
 
     distil = read_models(s3.storage.fetch(pairs, tmp_path / "p") / "distil.jsonl", PreferencePair)
     told = read_models(s3.storage.fetch(traces, tmp_path / "t") / "traces.jsonl", Trace)

@@ -15,7 +15,8 @@ GOLDEN = Path(__file__).parents[3] / "shared/data/golden/rewardbench_sample_qwen
 CLEAN = "<eval>A is right, B is not.</eval>\n<answer>[[A]]</answer>"
 REASONING = (
     "<type>Reasoning</type>\n<solution>2 + 2 = 4.</solution>\n<eval>\n<quote_A>4</quote_A>\n"
-    "<summary_A>Right.</summary_A>\n<quote_B>5</quote_B>\n<summary_B>Wrong.</summary_B>\nA agrees with the solution.\n</eval>\n<answer>[[A]]</answer>"
+    "<summary_A>Right.</summary_A>\n<quote_B>5</quote_B>\n<summary_B>Wrong.</summary_B>\n"
+    "A agrees with the solution.\n</eval>\n<answer>[[A]]</answer>"
 )
 CHAT = REASONING.replace("Reasoning", "Chat").replace(
     "<solution>2 + 2 = 4.</solution>", "<rubric>\n1. Kindness (100%)\n<justify>It hurts.</justify>\n</rubric>"

@@ -1,0 +1,164 @@
+"""The whole pipeline on this machine, with real servers, real kfp tasks and a tiny random model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from components.adapters.storage import Storage
+from components.core.errors import InvalidInput
+from components.core.manifest import Manifest
+from pipeline.config import load_recipe
+from pipeline.lineage import chain
+from pipeline.local import STAGES, run_local, serving
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    before = Path.cwd()
+    os.chdir(ROOT)  # the recipe names the samples by their path in the repository
+    yield tmp_path_factory.mktemp("reasrm")
+    os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def first(folder):
+    return run_local(load_recipe("smoke"), folder, recipe="smoke")
+
+
+@pytest.fixture(scope="module")
+def second(first, folder):
+    return run_local(load_recipe("smoke"), folder, recipe="smoke")
+
+
+@pytest.fixture(scope="module")
+def servers(second, folder):
+    before = dict(os.environ)
+    with serving(folder) as environment:
+        yield environment
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def client(servers):
+    import mlflow
+
+    return mlflow.MlflowClient()
+
+
+def runs_of(client, run):
+    experiment = client.get_experiment_by_name(run.config.experiment)
+    found = client.search_runs([experiment.experiment_id], f"tags.`reasrm.run_id` = '{run.run_id}'")
+    parents = [one for one in found if one.data.tags.get("reasrm.role") == "pipeline"]
+    nested = {one.data.tags["reasrm.stage"]: one for one in found if one not in parents}
+    return parents, nested
+
+
+def test_every_stage_is_done_and_says_so_in_numbers(first):
+    assert [first.statuses[stage]["status"] for stage in STAGES] == ["done"] * len(STAGES)
+    assert all(first.statuses[stage]["summary"] for stage in STAGES)
+    assert first.statuses["gate"]["passed"] is True
+
+
+def test_a_second_run_uses_everything_again(first, second):
+    assert [second.statuses[stage]["status"] for stage in STAGES] == ["reused"] * len(STAGES)
+    for stage in STAGES:
+        assert second.manifest(stage) == first.manifest(stage)
+
+
+def test_the_report_is_kept_in_the_run_and_at_the_top(second, folder):
+    assert second.report.read_bytes() == (folder / "report.html").read_bytes()
+    assert b"<html" in second.report.read_bytes()
+
+
+def test_every_artifact_in_s3_is_what_its_manifest_says(first, servers):
+    storage = Storage.from_env()
+    for stage in STAGES:
+        manifest = storage.open(first.statuses[stage]["uri"])
+        assert isinstance(manifest, Manifest)
+        assert storage.verify(manifest) == []
+        assert manifest == first.manifest(stage)
+
+
+def test_mlflow_has_one_parent_and_a_nested_run_for_each_stage(first, second, client):
+    for run in (first, second):
+        (parent,), nested = runs_of(client, run)
+        assert parent.info.status == "FINISHED"
+        assert parent.data.params["base_model"] == run.config.base_model
+        assert set(nested) == set(STAGES)
+        for stage, one in nested.items():
+            assert one.data.tags["mlflow.parentRunId"] == parent.info.run_id, stage
+            assert one.info.status == "FINISHED", stage
+            assert any(key.startswith(f"{stage}.") for key in one.data.params), stage
+            assert one.data.tags["reasrm.output_uri"] == run.statuses[stage]["uri"], stage
+
+
+def test_stages_have_inputs_metrics_and_model_outputs_in_mlflow(first, client):
+    _, nested = runs_of(client, first)
+    for stage in STAGES[1:]:
+        assert nested[stage].inputs.dataset_inputs or nested[stage].inputs.model_inputs, stage
+    for stage in ("sft", "grpo"):
+        assert nested[stage].outputs.model_outputs, stage
+        history = client.get_metric_history(nested[stage].info.run_id, "loss")
+        assert len({point.step for point in history}) >= 2, stage
+    assert "grpo.heldout.accuracy" in nested["benchmark"].data.metrics
+
+
+def test_the_registered_model_is_in_s3_and_leads_back_to_the_pairs(first, client):
+    version = client.get_model_version_by_alias("reasrm-smoke", "champion")
+    assert version.source == f"{first.statuses['grpo']['uri']}/model"
+    tree = json.dumps(chain("reasrm-smoke@champion", Storage.from_env()), default=vars)
+    for stage in STAGES:
+        assert first.statuses[stage]["uri"] in tree, stage
+    assert "samples/pairs.jsonl.gz" in tree
+
+
+def test_a_failing_stage_gives_its_message_its_log_and_its_kind(first, folder):
+    with pytest.raises(InvalidInput) as caught:
+        run_local(load_recipe("smoke", ["filter.min_yield=1.0"]), folder, recipe="smoke")
+    message, log = str(caught.value).splitlines()
+    assert message.startswith("filter failed: ")
+    assert "min_yield" in message
+    assert Path(log.removeprefix("log: ")).read_text("utf-8")
+
+
+def test_an_interrupt_stops_the_stage_and_the_servers_and_closes_the_run(first, folder):
+    command = [sys.executable, "-m", "pipeline.cli", "run", "--recipe", "smoke", "--set", "sft.epochs=500"]
+    process = subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run = wait_for_steps(folder, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"run the same command again" in errors
+    assert json.loads((run / "status" / "sft.json").read_text("utf-8"))["error"] == "Transient"
+    assert not (folder / "services.json").exists()
+    with serving(folder):
+        from components.adapters.tracking import load
+
+        client = load().MlflowClient()
+        (found,) = client.search_runs(
+            [client.get_experiment_by_name("reasrm-smoke").experiment_id],
+            f"tags.`reasrm.run_id` = '{run.name}' AND tags.`reasrm.role` = 'pipeline'",
+        )
+        assert found.info.status == "KILLED"
+
+
+def wait_for_steps(folder: Path, process) -> Path:
+    """Return the folder of the newest run once its SFT has done a step."""
+    for _ in range(600):
+        assert process.poll() is None, process.stderr.read()
+        run = max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+        status = run / "status" / "sft.json"
+        if status.exists() and json.loads(status.read_text("utf-8")).get("done", 0) >= 1:
+            return run
+        time.sleep(0.1)
+    raise AssertionError("SFT did not get to its first step within a minute")
