@@ -115,7 +115,7 @@ def _num_steps(trainer: Any) -> int:
     args = trainer.args
     batches: int = math.ceil(len(trainer.train_dataset) / (args.per_device_train_batch_size * args.world_size))
     epochs: float = args.num_train_epochs
-    return math.ceil(epochs * math.ceil(batches / args.gradient_accumulation_steps))
+    return int(math.ceil(epochs * math.ceil(batches / args.gradient_accumulation_steps)))
 
 
 def _clockless(row: Mapping[str, Any]) -> dict[str, Any]:

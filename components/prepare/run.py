@@ -1,6 +1,7 @@
 """The work of `prepare`: read, sieve, split, place."""
 
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -72,6 +73,7 @@ def _read(
                     bar.advance(0, note=f"{sieve.num_rows} rows")
             sources.append({"uri": uri, "sha256": hash_file(path), "rows": sieve.num_rows - before})
             bar.advance(1, note=f"{sieve.num_rows} rows")
+    shutil.rmtree(output.workdir / "sources", ignore_errors=True)
     sieve.check()
     for reason, count in sorted((sieve.bad + sieve.dropped).items()):
         logger.info("left out %s rows: %s", count, reason)
@@ -139,4 +141,4 @@ def _listed(counter: Counter[str]) -> dict[str, int]:
     """Return the largest counts by name, what is beyond MOST_LISTED summed up."""
     ordered = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
     rest = sum(count for _, count in ordered[MOST_LISTED:])
-    return dict(ordered[:MOST_LISTED]) | ({"other": rest} if rest else {})
+    return dict(ordered[:MOST_LISTED]) | ({"(rest)": rest} if rest else {})

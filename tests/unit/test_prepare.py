@@ -304,6 +304,16 @@ def test_a_parquet_row_with_a_nul_is_bad_alone(tmp_path: Path) -> None:
     assert found == [False, True, False]
 
 
+def test_many_categories_are_summed_up_and_none_is_lost(tmp_path: Path) -> None:
+    rows = [row(n, category="other" if n < 20 else f"kind {n}") for n in range(200)]
+    statistics, _ = prepare(tmp_path, [write(tmp_path / "a.jsonl", rows)])
+    counted = statistics["categories"]["rl"]
+    assert sum(counted.values()) == statistics["pairs"]["rl"]
+    assert len(counted) == 31
+    assert 0 < counted["other"] <= 20
+    assert counted["(rest)"] > 20
+
+
 def test_longer_is_better_is_the_baseline_of_the_held_out_pairs(tmp_path: Path) -> None:
     rows = [row(n, response_a="short", response_b="much longer", label="B") for n in range(60)]
     statistics, _ = prepare(tmp_path, [write(tmp_path / "a.jsonl", rows)])
