@@ -72,6 +72,7 @@ class Services:
                 self._start_mlflow()
             if self.s3:
                 self._wait("s3", f"http://127.0.0.1:{self._port('s3')}/status")
+                self._wait("s3", f"http://127.0.0.1:{self._port('filer')}/buckets/{BUCKET}/", found=True)
             if self.mlflow:
                 self._wait("mlflow", f"{self.mlflow_uri}/health")
         except BaseException:
@@ -161,9 +162,9 @@ class Services:
                 preexec_fn=_end_with_parent,  # noqa: PLW1509 - only a system call, before any thread exists there
             )
 
-    def _wait(self, name: str, url: str) -> None:
+    def _wait(self, name: str, url: str, found: bool = False) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not _answers(url):
+        while not _answers(url, found):
             code = self._processes[name].poll()
             if code is not None or time.monotonic() > deadline:
                 what = f"ended with exit code {code}" if code is not None else f"does not answer at {url}"
@@ -258,12 +259,12 @@ def _signal_group(process: "subprocess.Popen[bytes]", signum: int) -> None:
         os.killpg(process.pid, signum)
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, found: bool = False) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - a loopback address of our own
             return True
     except urllib.error.HTTPError:
-        return True
+        return not found
     except OSError:
         return False
 

@@ -168,7 +168,8 @@ def run_stage(
         progress.end("done", output.summary, uri=uri)
         return StageResult(manifest, reused=False)
     except BaseException as error:
-        progress.end("failed", str(error) or type(error).__name__, error=type(error).__name__)
+        kind = Transient if isinstance(error, Stopped) else type(error)
+        progress.end("failed", str(error) or kind.__name__, error=kind.__name__)
         raise
 
 
@@ -223,11 +224,15 @@ def _tracked(run_id: str, run_name: str, stage: str, experiment: str, workdir: P
     try:
         yield tracking
         status = "FINISHED"
-    except (KeyboardInterrupt, Transient):
+    except (KeyboardInterrupt, Stopped, Transient):
         status = "KILLED"
         raise
     finally:
         tracking.finish(status)
+
+
+class Stopped(BaseException):
+    """SIGTERM arrived. Not an Exception, so that no library's `except Exception` takes it for a failure of its own."""
 
 
 @contextmanager
@@ -235,10 +240,12 @@ def stopping_cleanly() -> Iterator[None]:
     """Turn SIGTERM (preemption, "Terminate run") into Transient, so that a stage ends as resumable."""
 
     def stop(signum: int, frame: object) -> None:
-        raise Transient("stopped by SIGTERM; run again to go on from the last committed piece of work")
+        raise Stopped("stopped by SIGTERM; run again to go on from the last committed piece of work")
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except Stopped as error:
+        raise Transient(str(error)) from error
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -124,7 +124,7 @@ def test_the_registered_model_is_in_s3_and_leads_back_to_the_pairs(first, client
 
 def test_a_failing_stage_gives_its_message_its_log_and_its_kind(first, folder):
     with pytest.raises(InvalidInput) as caught:
-        run_local(load_recipe("smoke", ["filter.min_yield=1.0"]), folder, recipe="smoke")
+        run_local(load_recipe("smoke", ["seed=1", "filter.min_yield=1.0"]), folder, recipe="smoke")
     message, log = str(caught.value).splitlines()
     assert message.startswith("filter failed: ")
     assert "min_yield" in message
