@@ -1,5 +1,6 @@
 """The command `reasrm`. Everything heavy is imported inside the commands, so that --help answers at once."""
 
+import contextlib
 import logging
 import signal
 import sys
@@ -96,7 +97,8 @@ def ui(directory: Path) -> None:
 
     with Services(directory.absolute()) as services:
         click.echo(f"MLflow is at {services.environment()['MLFLOW_TRACKING_URI']} - stop it with Ctrl-C")
-        threading.Event().wait()
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
 @cli.command(epilog="\b\nExamples:\n  reasrm lineage reasrm-demo\n  reasrm lineage reasrm-demo/3 --json\n")

@@ -112,10 +112,9 @@ def train(trainer: Any, checkpoints: Checkpoints, output: Output) -> list[dict[s
 
 
 def _num_steps(trainer: Any) -> int:
-    args = trainer.args
-    batches: int = math.ceil(len(trainer.train_dataset) / (args.per_device_train_batch_size * args.world_size))
-    epochs: float = args.num_train_epochs
-    return int(math.ceil(epochs * math.ceil(batches / args.gradient_accumulation_steps)))
+    args, num_rows = trainer.args, len(trainer.train_dataset)
+    batches = math.ceil(num_rows / int(args.per_device_train_batch_size * args.world_size))
+    return int(args.num_train_epochs) * math.ceil(batches / int(args.gradient_accumulation_steps))
 
 
 def _clockless(row: Mapping[str, Any]) -> dict[str, Any]:
