@@ -48,6 +48,8 @@ class Inputs(Mapping[str, Manifest]):
     directory: Path
 
     def __getitem__(self, name: str) -> Manifest:
+        if name not in self.manifests:
+            raise InvalidInput(f"the input {name!r} is missing, given are {sorted(self.manifests)}; add it to --inputs")
         return self.manifests[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -58,7 +60,7 @@ class Inputs(Mapping[str, Manifest]):
 
     def fetch(self, name: str, only: list[str] | None = None) -> Path:
         """Download an input's files (all, or those named) and return their folder; every sha256 has been checked."""
-        return self.storage.fetch(self.manifests[name], self.directory / name, only=only)
+        return self.storage.fetch(self[name], self.directory / name, only=only)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What a user can get wrong, through the command line of each stage: one clear line, the right exit code, no traceback."""
+"""What a user can get wrong, through each stage's command line: one clear line, the exit code, no traceback."""
 
 import json
 import os
