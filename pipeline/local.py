@@ -272,7 +272,8 @@ def _close_tracking(run: Run, environment: Mapping[str, str]) -> None:
 
 
 def _raise_for_failure(run: Run, code: int) -> None:
-    unfinished = [stage for stage in STAGES if run.statuses.get(stage, {}).get("status") not in {"done", "reused"}]
+    tasks = (*STAGES[:-1], "gate", STAGES[-1])
+    unfinished = [task for task in tasks if run.statuses.get(task, {}).get("status") not in {"done", "reused"}]
     if not unfinished and code == 0:
         return
     if not unfinished:

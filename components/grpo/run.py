@@ -15,6 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from components.adapters import training
 from components.adapters.checkpoints import Checkpoints
+from components.adapters.cpu_head import score_learned_positions_only
 from components.adapters.engine import Sampling, TransformersEngine
 from components.adapters.models import load_tokenizer
 from components.adapters.stage import Inputs, Output, code_version
@@ -107,8 +108,7 @@ class Rollouts:
     def __call__(self, conversations: list[Any], trainer: Any) -> dict[str, Any]:
         """Return prompt ids and completion ids; TRL passes each prompt once per generation of its group."""
         model = trainer.accelerator.unwrap_model(trainer.model)
-        policy = copy.deepcopy(model).to(torch.bfloat16) if trainer.args.bf16 else model
-        engine = TransformersEngine(policy.eval(), self.tokenizer, self.config.rollout_batch_size)
+        engine = TransformersEngine(_policy(model, trainer.args.bf16), self.tokenizer, self.config.rollout_batch_size)
         prompt_ids = [
             engine.encode([Message.model_validate(m) for m in conversation]) for conversation in conversations
         ]
@@ -122,6 +122,14 @@ class Rollouts:
         model.train()
         trainer.state.end_ids = sorted(engine.end_ids)
         return {"prompt_ids": prompt_ids, "completion_ids": [list(c.token_ids) for c in completions], "logprobs": None}
+
+
+def _policy(model: Any, in_bf16: bool) -> Any:
+    if not in_bf16:
+        return model.eval()
+    policy = copy.deepcopy(model)
+    policy.__dict__.pop("forward", None)  # the trainers' patched forward would still run the fp32 original
+    return policy.to(torch.bfloat16).eval()
 
 
 def build_trainer(
@@ -146,7 +154,7 @@ def build_trainer(
         scale_rewards="group",
         log_completions=False,
     )
-    return GRPOTrainer(
+    trainer = GRPOTrainer(
         model=str(folder),
         args=arguments,
         train_dataset=rows,
@@ -159,6 +167,9 @@ def build_trainer(
             training.CommitCheckpoint(checkpoints),
         ],
     )
+    for model in filter(None, (trainer.model, trainer.ref_model)):
+        score_learned_positions_only(model, config.temperature)
+    return trainer
 
 
 _NAMES = {

@@ -8,9 +8,9 @@ from typing import NamedTuple, cast
 from components.adapters.entry import kfp_task, read_manifest
 from components.adapters.progress import Progress
 from components.adapters.stage import load_config
-from components.core.errors import InvalidInput
+from components.core.errors import InvalidInput, ReasrmError
 from components.publish.config import Config
-from components.publish.gate import decide
+from components.publish.gate import Decision, decide
 
 logger = logging.getLogger("reasrm")
 
@@ -27,13 +27,21 @@ def ask(config: str, model_name: str, benchmark: str) -> Answer:
     with kfp_task("gate"):
         progress = Progress("gate")
         try:
-            settings = json.loads(config)
-        except ValueError as error:
-            raise InvalidInput(f"the configuration of stage 'publish' is not JSON: {error}") from error
-        checked = cast(Config, load_config("publish", {**settings, "model_name": model_name}))
-        scores = read_manifest(Path(benchmark)).statistics.get("scores")
-        decision = decide(scores if isinstance(scores, dict) else {}, checked)
+            decision = _decide(config, model_name, Path(benchmark))
+        except ReasrmError as error:
+            progress.end("failed", str(error), error=type(error).__name__)
+            raise
         summary = "passed" if decision.passed else "not passed: " + "; ".join(decision.reasons)
         logger.info("gate %s", summary)
         progress.end("done", summary, passed=decision.passed)
     return Answer(decision.passed, "; ".join(decision.reasons))
+
+
+def _decide(config: str, model_name: str, benchmark: Path) -> Decision:
+    try:
+        settings = json.loads(config)
+    except ValueError as error:
+        raise InvalidInput(f"the configuration of stage 'publish' is not JSON: {error}") from error
+    checked = cast(Config, load_config("publish", {**settings, "model_name": model_name}))
+    scores = read_manifest(benchmark).statistics.get("scores")
+    return decide(scores if isinstance(scores, dict) else {}, checked)

@@ -10,6 +10,7 @@ from trl import SFTConfig, SFTTrainer
 
 from components.adapters import training
 from components.adapters.checkpoints import Checkpoints
+from components.adapters.cpu_head import score_learned_positions_only
 from components.adapters.models import load_model, load_tokenizer, resolve
 from components.adapters.stage import Inputs, Output, code_version
 from components.core.errors import InvalidInput
@@ -90,7 +91,7 @@ def build_trainer(
         eos_token=tokenizer.eos_token,
         pad_token=tokenizer.pad_token,
     )
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model=load_model(folder, torch.float32),
         args=arguments,
         train_dataset=rows,
@@ -101,3 +102,5 @@ def build_trainer(
             training.CommitCheckpoint(checkpoints),
         ],
     )
+    score_learned_positions_only(trainer.model)
+    return trainer

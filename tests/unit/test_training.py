@@ -163,3 +163,28 @@ def test_base_models_are_found_or_refused_in_words(tiny_model: Path, tmp_path: P
 def test_batches_that_do_not_divide_are_refused(prompts_per_step: int, micro: int) -> None:
     with pytest.raises(ValueError, match="must divide"):
         GrpoConfig(prompts_per_step=prompts_per_step, num_generations=2, micro_batch_size=micro)
+
+
+def test_cpu_head_gives_the_scores_and_gradients_of_trls_head(tiny_model: Path) -> None:
+    from trl.trainer.utils import add_fused_lm_head
+
+    from components.adapters.cpu_head import score_learned_positions_only
+
+    torch.manual_seed(0)
+    ids = torch.randint(5, 500, (3, 20))
+    labels = ids.masked_fill(torch.arange(20) < 12, -100)
+    labels[2, 17:] = -100
+    found = []
+    for replace in (False, True):
+        model = load_model(tiny_model, torch.float32)
+        add_fused_lm_head(model, temperature=0.7, outputs=("log_probs", "entropy", "is_top1"))
+        if replace:
+            score_learned_positions_only(model, temperature=0.7)
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels, fused_lm_head=True)
+        output.loss.backward()
+        gradient = model.model.layers[0].mlp.up_proj.weight.grad
+        found.append([output.loss, output.log_probs, output.entropy, output.is_top1, output.label_mask, gradient])
+        assert model(input_ids=ids).logits.shape == (3, 20, model.config.vocab_size)
+    for trls, ours in zip(*found, strict=True):
+        assert trls.shape == ours.shape
+        torch.testing.assert_close(ours, trls, rtol=1e-4, atol=1e-5, check_dtype=False)
