@@ -8,8 +8,9 @@ import hashlib
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,8 +25,10 @@ from botocore.exceptions import (
     ClientError,
     HTTPClientError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
 )
+from s3transfer.exceptions import S3DownloadFailedError
 
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.manifest import MANIFEST_NAME, FileEntry, Manifest, hash_file
@@ -70,7 +73,10 @@ class Storage:
             s3={"addressing_style": "path"},
         )
         region = os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
-        return cls(boto3.session.Session().client("s3", config=config, region_name=region))
+        try:
+            return cls(boto3.session.Session().client("s3", config=config, region_name=region))
+        except ValueError as error:
+            raise InvalidInput(f"{error}; write AWS_ENDPOINT_URL_S3 as http://host:port or https://host") from error
 
     @property
     def endpoint(self) -> str:
@@ -146,11 +152,16 @@ class Storage:
         """
         bucket, key = split(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
+        path.unlink(missing_ok=True)
+        temporary = path.with_name(f".{uuid.uuid4().hex}.part")
         try:
             for _ in range(2):
-                with self._translated(uri):
-                    self.client.download_file(bucket, key, str(temporary), Callback=progress, Config=self._transfer)
+                try:
+                    with self._translated(uri):
+                        self.client.download_file(bucket, key, str(temporary), Callback=progress, Config=self._transfer)
+                except S3DownloadFailedError as error:  # another writer replaced the object between two ranges
+                    logger.warning("%s changed during its download (%s); downloading it once more", uri, error)
+                    continue
                 if temporary.stat().st_size == size and hash_file(temporary) == sha256:
                     temporary.replace(path)
                     return
@@ -174,15 +185,19 @@ class Storage:
             if head is None or head["ContentLength"] != entry.size or head["Metadata"].get("sha256") != entry.sha256:
                 self.upload(directory / entry.path, uri, sha256=entry.sha256, progress=progress)
 
-        self._for_each(send, manifest.files)
-        if not self.write_bytes(f"{manifest.uri}/{MANIFEST_NAME}", manifest.to_bytes(), if_absent=True):
+        # Looking first keeps a slower writer with other bytes from overwriting the files of what is committed.
+        there = self.open(manifest.uri)
+        if there is None:
+            self._for_each(send, manifest.files)
+            if self.write_bytes(f"{manifest.uri}/{MANIFEST_NAME}", manifest.to_bytes(), if_absent=True):
+                return manifest
             there = self.open(manifest.uri)
-            if there is None or there.digest != manifest.digest:
-                digest = there.digest if there else "none"
-                raise ReasrmError(
-                    f"{manifest.uri} was committed by another process with other content (manifest {digest}, ours "
-                    f"{manifest.digest}); the same work must give the same bytes: look for what differs"
-                )
+        if there is None or there.digest != manifest.digest:
+            digest = there.digest if there else "none"
+            raise ReasrmError(
+                f"{manifest.uri} was committed by another process with other content (manifest {digest}, ours "
+                f"{manifest.digest}); the same work must give the same bytes: look for what differs"
+            )
         return manifest
 
     def open(self, uri: str) -> Manifest | None:
@@ -247,9 +262,15 @@ class Storage:
                 raise
 
     def _for_each(self, work: Callable[[FileEntry], None], entries: Sequence[FileEntry]) -> None:
+        """Work on several files at once; the first failure keeps the ones not yet begun from starting."""
         with ThreadPoolExecutor(max_workers=NUM_FILES_AT_ONCE) as pool:
-            for future in [pool.submit(work, entry) for entry in entries]:
-                future.result()
+            futures = [pool.submit(work, entry) for entry in entries]
+            try:
+                for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
 
     @contextmanager
     def _translated(self, uri: str) -> Iterator[None]:
@@ -260,6 +281,8 @@ class Storage:
             raise InvalidInput(
                 f"no S3 credentials for {uri}: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
+        except ParamValidationError as error:
+            raise InvalidInput(f"{uri} is not a valid S3 uri: {error}") from error
         except ClientError as error:
             raise self._from_answer(uri, error) from error
         except (S3UploadFailedError, RetriesExceededError) as error:

@@ -77,3 +77,24 @@ def test_a_server_that_dies_shows_the_end_of_its_log(tmp_path: Path) -> None:
     (tmp_path / "s3" / "filerldb2").write_text("a file where the index should be", encoding="utf-8")
     with pytest.raises(Transient, match=r"the s3 server ended with exit code.*end of .*s3\.log"):
         Services(tmp_path, mlflow=False).start()
+
+
+def test_a_second_owner_that_wants_more_is_told_who_runs_the_servers(tmp_path: Path) -> None:
+    with (
+        Services(tmp_path, mlflow=False),
+        pytest.raises(InvalidInput, match=rf"without mlflow; stop process {os.getpid()}"),
+    ):
+        Services(tmp_path).start()
+
+
+def test_credentials_of_the_surrounding_shell_are_no_key_to_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reasrm")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-another-folder")
+    with Services(tmp_path, mlflow=False) as services:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", services.environment()["AWS_ENDPOINT_URL_S3"])
+        with pytest.raises(InvalidInput, match="refuses"):
+            Storage.from_env().write_bytes(f"s3://{BUCKET}/x", b"1")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", services.environment()["AWS_SECRET_ACCESS_KEY"])
+        assert Storage.from_env().write_bytes(f"s3://{BUCKET}/x", b"1")

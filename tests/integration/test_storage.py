@@ -1,6 +1,7 @@
 """The storage adapter against a real S3 server over HTTP."""
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -153,7 +154,7 @@ def retry_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0)
 
 
-def failing(times: int, status: int) -> tuple[Storage, list[int]]:
+def failing(times: int, status: int, method: str = "", code: str = "SlowDown") -> tuple[Storage, list[int]]:
     """Return a storage whose first answers are errors, and the list of its calls."""
     from botocore.awsrequest import AWSResponse
 
@@ -161,10 +162,13 @@ def failing(times: int, status: int) -> tuple[Storage, list[int]]:
 
     class Raw:
         def stream(self, **_: object) -> list[bytes]:
-            return [b"<Error><Code>SlowDown</Code><Message>no</Message></Error>"]
+            return [f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()]
 
     def answer(request: Any, **_: object) -> AWSResponse | None:
+        if method and request.method != method:
+            return None
         calls.append(1)
+        time.sleep(0.02 if method else 0)
         return AWSResponse(request.url, status, {}, Raw()) if len(calls) <= times else None
 
     storage.client.meta.events.register("before-send.s3", answer)
@@ -203,3 +207,60 @@ def test_too_small_a_disk_is_said_before_the_download(
     monkeypatch.setattr("shutil.disk_usage", usage)
     with pytest.raises(InvalidInput, match=r"0\.04 GB are needed"):
         s3.storage.fetch(manifest, tmp_path / "target")
+
+
+def test_a_late_writer_does_not_damage_what_is_committed(s3: Any, folder: Path) -> None:
+    manifest = s3.storage.commit(made(s3, folder), folder)
+    (folder / "a.jsonl").write_bytes(b"[]\n")
+    with pytest.raises(ReasrmError, match="other content"):
+        s3.storage.commit(made(s3, folder), folder)
+    assert s3.storage.verify(manifest) == []
+
+
+def test_a_wrong_file_does_not_outlive_a_failed_fetch(s3: Any, folder: Path, tmp_path: Path) -> None:
+    manifest = s3.storage.commit(made(s3, folder), folder)
+    s3.storage.write_bytes(f"{manifest.uri}/a.jsonl", b"{]\n")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "a.jsonl").write_bytes(b"old")
+    with pytest.raises(ReasrmError, match=r"a\.jsonl is damaged"):
+        s3.storage.fetch(manifest, tmp_path / "target", only=["a.jsonl"])
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+def test_an_object_replaced_during_its_download_is_fetched_again(s3: Any, folder: Path, tmp_path: Path) -> None:
+    source, uri, gets = folder / "model" / "weights", f"{s3.prefix}/weights", []
+    s3.storage.upload(source, uri)
+
+    def replace(**_: object) -> None:
+        gets.append(1)
+        if len(gets) == 2:
+            s3.storage.write_bytes(uri, bytes(40 * 2**20))
+        if len(gets) == 3:
+            s3.storage.upload(source, uri)
+
+    storage = Storage.from_env()
+    storage.client.meta.events.register("before-parameter-build.s3.GetObject", replace)
+    (entry,) = (entry for entry in describe(folder) if entry.path == "model/weights")
+    storage.download(uri, tmp_path / "weights", entry.size, entry.sha256)
+    assert (tmp_path / "weights").read_bytes() == source.read_bytes()
+
+
+def test_the_first_failure_stops_the_other_uploads(s3: Any, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for index in range(40):
+        (tmp_path / "source" / f"{index:02d}").write_bytes(b"x")
+    storage, calls = failing(times=1000, status=403, method="PUT", code="AccessDenied")
+    with pytest.raises(InvalidInput, match="refuses"):
+        storage.commit(made(s3, tmp_path / "source"), tmp_path / "source")
+    assert len(calls) < 20
+
+
+def test_a_mistyped_bucket_is_not_made(s3: Any) -> None:
+    with pytest.raises(InvalidInput, match="no bucket"):
+        s3.storage.write_bytes("s3://mistyped/x", b"1")
+
+
+def test_an_endpoint_without_a_scheme_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "127.0.0.1:9000")
+    with pytest.raises(InvalidInput, match="http://host:port"):
+        Storage.from_env()
