@@ -17,7 +17,8 @@ from components.core.schema import Judgment
 PROTOCOL = (
     "Every held-out pair is judged in both orders with greedy decoding. Accuracy is the mean over orders, strict "
     "accuracy needs both orders right, position consistency needs the same answer named in both. A judgment without "
-    "exactly one verdict counts as wrong. Intervals: Wilson for shares of pairs, percentile bootstrap over pairs else."
+    "exactly one verdict counts as wrong. Intervals: Wilson for shares of pairs, percentile bootstrap over pairs else "
+    "(Wilson where all pairs agree)."
 )
 
 
@@ -46,8 +47,8 @@ def _share(count: int, total: int, config: Config) -> dict[str, float]:
 
 def _mean(values: Sequence[float], config: Config) -> dict[str, float]:
     array = np.asarray(values)
-    if len(array) < 2:
-        return _rounded(float(array.mean()), 0.0, 1.0)
+    if np.ptp(array) == 0.0:  # resampling equal values has no width, which is not certainty
+        return {**_share(round(float(array[0]) * len(array)), len(array), config), "value": round(float(array[0]), 6)}
     result = stats.bootstrap(
         (array,),
         np.mean,

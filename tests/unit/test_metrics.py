@@ -43,10 +43,13 @@ def test_scores_of_four_pairs_worked_by_hand() -> None:
     assert scores["accuracy"]["low"] < 0.5 < scores["accuracy"]["high"]
 
 
-def test_scores_are_the_same_every_time_and_sure_ones_have_no_width() -> None:
+def test_scores_are_the_same_every_time_and_agreement_of_few_pairs_is_no_certainty() -> None:
     assert score_model([*RIGHT, *WRONG], CONFIG) == score_model([*RIGHT, *WRONG], CONFIG)
     twice = [*RIGHT, judgment("r2", False, "A", "A"), judgment("r2", True, "B", "B")]
-    assert score_model(twice, CONFIG)["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    sure = score_model(twice, CONFIG)["accuracy"]
+    assert (sure["value"], sure["high"]) == (1.0, 1.0)
+    assert score_model(ALWAYS_A, CONFIG)["accuracy"]["value"] == 0.5
+    assert sure["low"] == pytest.approx(0.3424, abs=1e-4)  # Wilson for 2 of 2 at 95 %, from the closed form
 
 
 def test_a_model_without_any_verdict_is_scored_zero_and_has_no_first_slot_rate() -> None:
