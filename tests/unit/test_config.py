@@ -88,7 +88,7 @@ def test_a_later_setting_wins_and_text_needs_no_quotes():
         ("artifact_root=/tmp/x", ["artifact_root", "/tmp/x"]),
         ("sft", ["'sft'", "sft.epochs=2"]),
         ("seed.x=1", ["seed is a value"]),
-        ("grpo.micro_batch_size=3", ["grpo", "micro_batch_size 3 must divide"]),
+        ("grpo.micro_batch_size=5", ["grpo", "micro_batch_size 5 must divide"]),
     ],
 )
 def test_a_wrong_setting_says_what_and_which_value_and_what_to_do(setting, words):
