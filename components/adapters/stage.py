@@ -136,6 +136,8 @@ def run_stage(
                 tracking.log_input(name, parent, context=stage)
                 if parent.kind == "model":
                     tracking.use_model(parent.digest, name=name, uri=parent.uri)
+            for source in sources or ():
+                tracking.log_source(str(source["uri"]), str(source["sha256"]))
             committed = storage.open(uri)
             if committed is not None:
                 tracking.set_tags({"reasrm.reused": "true"})

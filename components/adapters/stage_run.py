@@ -84,6 +84,12 @@ class StageRun:
         dataset = {"name": name, "uri": manifest.uri, "digest": manifest.digest, "profile": profile}
         self._append("input", {"dataset": dataset, "context": context})
 
+    def log_source(self, uri: str, digest: str) -> None:
+        """Link something from outside that the stage read: a preference file, recorded traces, a base model."""
+        name = uri.rstrip("/").rpartition("/")[2]
+        dataset = {"name": name, "uri": uri, "digest": digest, "profile": {}}
+        self._append("input", {"dataset": dataset, "context": "source"})
+
     def log_output(self, manifest: Manifest) -> None:
         """Record the artifact that the stage made: tags, its manifest, its statistics as metrics `stat.*`."""
         self._append("artifact", {"name": MANIFEST_NAME}, {MANIFEST_NAME: manifest.to_bytes()})

@@ -87,6 +87,9 @@ def _promote(release: Release, output: Output) -> None:
         if former is not None and former.version != release.version:
             tags["reasrm.former_version"] = f"{config.model_name}/{former.version}"
     output.tracking.set_tags(tags)
+    measured = {f"gate.{check.name.replace(' ', '_')}": check.value for check in decision.checks}
+    output.tracking.log_metrics({name: value for name, value in measured.items() if value is not None})
+    output.tracking.log_metrics({"gate.passed": float(decision.passed)})
 
 
 def _summary(release: Release) -> str:

@@ -104,8 +104,11 @@ def test_mlflow_has_one_parent_and_a_nested_run_for_each_stage(first, second, cl
 
 def test_stages_have_inputs_metrics_and_model_outputs_in_mlflow(first, client):
     _, nested = runs_of(client, first)
-    for stage in STAGES[1:]:
-        assert nested[stage].inputs.dataset_inputs or nested[stage].inputs.model_inputs, stage
+    for stage in STAGES:
+        assert nested[stage].inputs.dataset_inputs, stage
+        assert nested[stage].data.metrics, stage
+    (source,) = nested["prepare"].inputs.dataset_inputs
+    assert source.dataset.name == "pairs.jsonl.gz"
     for stage in ("sft", "grpo"):
         assert nested[stage].outputs.model_outputs, stage
         history = client.get_metric_history(nested[stage].info.run_id, "loss")
