@@ -28,7 +28,7 @@ HUB_SECRET = {"reasrm-hub": {"HF_TOKEN": "HF_TOKEN"}}
 
 @dataclass(frozen=True)
 class Place:
-    """A task's image, resources and limits. `cached`: KFP may reuse an earlier task's output without starting a pod."""
+    """A task's image, resources and limits."""
 
     image: str = STAGE_IMAGE
     cpu: str = "1"
@@ -36,11 +36,11 @@ class Place:
     gpus: int = 0
     retries: int = 2
     timeout_hours: float = 2
-    cached: bool = True
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: STORE_SECRET)
 
 
-# Output that has its manifest is never made twice, so a retry resumes, and a task that is not cached ends in seconds.
+# KFP's own cache is off everywhere: its key has neither the content behind a uri nor the code behind an image's tag. A
+# stage whose work is done finds its manifest and ends in seconds; a retry resumes.
 PLACES: Mapping[str, Place] = {
     "prepare": Place(cpu="2", memory="8Gi", secrets=STORE_SECRET | HUB_SECRET),
     "traces": Place(cpu="2", memory="8Gi", retries=4, timeout_hours=72, secrets=STORE_SECRET | TEACHER_SECRET),
@@ -49,8 +49,8 @@ PLACES: Mapping[str, Place] = {
     "grpo": Place(TRAIN_IMAGE, "8", "96Gi", 1, retries=4, timeout_hours=96),
     "benchmark": Place(TRAIN_IMAGE, "8", "96Gi", 1, retries=4, timeout_hours=24, secrets=STORE_SECRET | HUB_SECRET),
     "gate": Place(memory="1Gi", timeout_hours=0.5, secrets={}),
-    "publish": Place(timeout_hours=0.5, cached=False),
-    "report": Place(memory="1Gi", timeout_hours=0.5, cached=False),
+    "publish": Place(timeout_hours=0.5),
+    "report": Place(memory="1Gi", timeout_hours=0.5),
 }
 
 
@@ -64,7 +64,7 @@ def place(name: str, task: Any) -> Any:
     if row.gpus:
         task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(row.gpus)
         kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")  # noqa: S108
-    task.set_caching_options(enable_caching=row.cached)
+    task.set_caching_options(enable_caching=False)
     if row.retries:
         task.set_retry(num_retries=row.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="900s")
     kubernetes.set_timeout(task, seconds=round(row.timeout_hours * 3600))

@@ -50,6 +50,7 @@ class Services:
     _processes: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
     _state: dict[str, Any] = field(default_factory=dict)
     _claims: dict[int, IO[str]] = field(default_factory=dict)
+    _owned: IO[str] | None = None
 
     def start(self) -> Self:
         """Start what is not running yet and wait until it answers.
@@ -61,12 +62,11 @@ class Services:
         self.directory = self.directory.resolve()
         (self.directory / "logs").mkdir(parents=True, exist_ok=True)
         self._check_disk()
-        running = self._running()
-        if running is not None:
-            self._state = running
+        if not self._own_folder():
+            self._state = self._shared()
             return self
-        self._state = {"pid": os.getpid(), "ports": self._choose_ports(), **self._credentials()}
         try:
+            self._state = {"pid": os.getpid(), "ports": self._choose_ports(), **self._credentials()}
             if self.s3:
                 self._start_s3()
             if self.mlflow:
@@ -99,6 +99,9 @@ class Services:
             (self.directory / "services.json").unlink(missing_ok=True)
         while self._claims:
             self._claims.popitem()[1].close()
+        if self._owned is not None:
+            self._owned.close()
+            self._owned = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -120,6 +123,8 @@ class Services:
             "AWS_ACCESS_KEY_ID": str(self._state["access_key"]),
             "AWS_SECRET_ACCESS_KEY": str(self._state["secret_key"]),
             "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_SESSION_TOKEN": "",  # one from the user's shell belongs to other keys and another server
+            "NO_PROXY": ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"])),
         }
         return {**found, "MLFLOW_TRACKING_URI": self.mlflow_uri} if self.mlflow else found
 
@@ -214,12 +219,39 @@ class Services:
             )
         return None if lacking else {**state, **self._credentials()}
 
+    def _own_folder(self) -> bool:
+        """Become the one process that runs servers on this folder; False if another one is, or is about to be."""
+        lock = (self.directory / "services.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return False
+        self._owned = lock
+        left_over = self.directory / "services.json"
+        with suppress(OSError, ValueError, KeyError):  # the servers of an owner that was killed end after it
+            port, deadline = json.loads(left_over.read_text(encoding="utf-8"))["ports"]["s3"], time.monotonic() + 5
+            while _answers(f"http://127.0.0.1:{port}/status") and time.monotonic() < deadline:
+                time.sleep(0.1)
+        left_over.unlink(missing_ok=True)
+        return True
+
+    def _shared(self) -> dict[str, Any]:
+        deadline = time.monotonic() + START_SECONDS
+        while (running := self._running()) is None:
+            if time.monotonic() > deadline:
+                raise Transient(f"another process holds {self.directory}, but its servers do not answer; run again")
+            time.sleep(0.2)
+        return running
+
     def _credentials(self) -> dict[str, str]:
         path = self.directory / "credentials.json"
         if not path.exists():
-            path.touch(mode=0o600)
+            temporary = path.with_name("credentials.tmp")
+            temporary.touch(mode=0o600)
             keys = {"access_key": "reasrm", "secret_key": secrets.token_urlsafe(24)}
-            path.write_text(json.dumps(keys), encoding="utf-8")
+            temporary.write_text(json.dumps(keys), encoding="utf-8")
+            temporary.replace(path)
         found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
         return found
 

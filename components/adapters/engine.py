@@ -56,7 +56,8 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         ends = model.generation_config.eos_token_id
-        self.end_ids = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id}
+        known = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id}
+        self.end_ids = {token for token in known if token is not None}
 
     @classmethod
     def load(cls, folder: Path, batch_size: int, precision: str = "auto") -> "TransformersEngine":
@@ -110,6 +111,10 @@ class TransformersEngine:
                 attention_mask=padded["attention_mask"],
                 max_new_tokens=sampling.max_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=sorted(self.end_ids),
+                # What a model's own generation_config asks for would bend scores and rollouts (Qwen2.5 ships 1.05).
+                repetition_penalty=1.0,
+                no_repeat_ngram_size=0,
                 **how,
             )
         return [self._cut(row) for row in output[:, padded["input_ids"].shape[1] :].tolist()]

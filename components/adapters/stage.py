@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from components.core.config import StageConfig
 from components.core.errors import InvalidInput, Transient
 from components.core.manifest import Manifest, Parent, describe, run_key
 from components.core.records import explain
+from components.core.redact import redact
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
@@ -83,6 +84,12 @@ class Output:
     def read_partial(self, name: str) -> bytes | None:
         """Return work that an earlier attempt committed under this name, or None."""
         return self.storage.read_bytes(self.partial_uri(name))
+
+    def once(self, name: str, decide: Callable[[], str]) -> str:
+        """Return what the first attempt at this work decided, so that a resumed one goes on in the same way."""
+        if self.read_partial(name) is None:
+            self.write_partial(name, decide().encode())
+        return (self.read_partial(name) or b"").decode()
 
     def write_partial(self, name: str, data: bytes) -> None:
         """Commit a piece of work; the first writer wins, so a second attempt cannot change what was built upon."""
@@ -173,7 +180,7 @@ def run_stage(
         return StageResult(manifest, reused=False)
     except BaseException as error:
         kind = Transient if isinstance(error, Stopped) else type(error)
-        progress.end("failed", str(error) or kind.__name__, error=kind.__name__)
+        progress.end("failed", redact(str(error)) or kind.__name__, error=kind.__name__)
         raise
 
 
@@ -244,6 +251,7 @@ def stopping_cleanly() -> Iterator[None]:
     """Turn SIGTERM (preemption, "Terminate run") into Transient, so that a stage ends as resumable."""
 
     def stop(signum: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the clean end
         raise Stopped("stopped by SIGTERM; run again to go on from the last committed piece of work")
 
     previous = signal.signal(signal.SIGTERM, stop)

@@ -24,12 +24,13 @@ PAD_MULTIPLE = 64
 _CLOCK_MARKS = ("runtime", "per_second", "time", "profiling", "flos", "train_loss", "num_tokens")
 
 
-def common_arguments(config: TrainingConfig, checkpoints: Checkpoints) -> dict[str, Any]:
+def common_arguments(config: TrainingConfig, checkpoints: Checkpoints, output: Output) -> dict[str, Any]:
     """Return the trainer arguments that do not depend on the objective."""
+    precision = output.once("precision", lambda: pick_precision(config.precision))
     on_gpu = torch.cuda.is_available()
     return {
         "output_dir": str(checkpoints.directory),
-        "bf16": pick_precision(config.precision) == "bf16",
+        "bf16": precision == "bf16",
         "use_cpu": not on_gpu,
         "optim": "adamw_torch_fused",
         "weight_decay": config.weight_decay,

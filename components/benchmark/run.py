@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.adapters.engine import Sampling, TransformersEngine
-from components.adapters.models import resolve
+from components.adapters.models import pick_precision, resolve
 from components.adapters.stage import Inputs, Output
 from components.benchmark.config import Config
 from components.benchmark.scores import PROTOCOL, score_model
@@ -28,14 +28,14 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     shards = [pairs[start : start + config.shard_size] for start in range(0, len(pairs), config.shard_size)]
     judged: dict[str, list[Judgment]] = {}
     finished = {model: _read_shards(model, len(shards), output) for model in MODELS}
+    precision = output.once("precision", lambda: pick_precision(config.precision))
     num_done = sum(len(rows) for done in finished.values() for rows in done.values())
     with output.progress.bar("judgments", total=len(MODELS) * len(pairs), done=num_done):
         for model in MODELS:
             missing = [index for index in range(len(shards)) if index not in finished[model]]
             if missing:
-                engine = TransformersEngine.load(
-                    _folder(model, config, inputs, output), config.batch_size, config.precision
-                )
+                folder = _folder(model, config, inputs, output)
+                engine = TransformersEngine.load(folder, config.batch_size, precision)
                 for index in missing:
                     rows = judge(model, shards[index], engine, config, output)
                     output.write_partial(_shard_name(model, index), b"".join(to_line(row) for row in rows))

@@ -1,6 +1,7 @@
 """Strict reading and writing of JSON lines; what cannot be read is kept with its reason and its place."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,8 @@ def _refuse_odd_text(value: Any, depth: int = 0) -> None:
         value.encode("utf-8")  # a lone surrogate cannot be written back
         if "\x00" in value:
             raise ValueError("contains a NUL character")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is out of range")
     elif isinstance(value, list | dict):
         if depth >= MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")

@@ -46,11 +46,9 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     trainer = build_trainer(config, folder, tokenizer, rows, checkpoints, output)
     log = [_rename(row) for row in training.train(trainer, checkpoints, output)]
     training.export(trainer.model, tokenizer, log, output)
-    rewards = [row["reward"] for row in log]
+    rewards, kl = [row["reward"] for row in log], log[-1].get("kl", 0.0)  # without beta there is no reference
     tail = rewards[-5:]
-    output.summary = (
-        f"{len(log)} steps, reward {rewards[0]:+.2f} to {sum(tail) / len(tail):+.2f}, KL {log[-1]['kl']:.4f}"
-    )
+    output.summary = f"{len(log)} steps, reward {rewards[0]:+.2f} to {sum(tail) / len(tail):+.2f}, KL {kl:.4f}"
     return {
         "num_prompts": len(rows),
         "num_too_long": num_too_long,
@@ -58,7 +56,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
         "num_rollouts": len(log) * config.prompts_per_step * config.num_generations,
         "first_reward": rewards[0],
         "final_reward": sum(tail) / len(tail),
-        "final_kl": log[-1]["kl"],
+        "final_kl": kl,
         "precision": "bf16" if trainer.args.bf16 else "fp32",
     }
 
@@ -138,7 +136,7 @@ def build_trainer(
     """Return a trainer whose every step generates one group per prompt and makes one update."""
     rollouts = config.prompts_per_step * config.num_generations
     arguments = GRPOConfig(
-        **training.common_arguments(config, checkpoints),
+        **training.common_arguments(config, checkpoints, output),
         model_init_kwargs={"dtype": "float32"},
         learning_rate=config.learning_rate,
         lr_scheduler_type="constant",

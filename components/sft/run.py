@@ -78,7 +78,7 @@ def build_trainer(
 ) -> SFTTrainer:
     """Return a trainer over fp32 weights; bf16 means autocast over them, which learns better than bf16 weights."""
     arguments = SFTConfig(
-        **training.common_arguments(config, checkpoints),
+        **training.common_arguments(config, checkpoints, output),
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": config.min_learning_rate_share},

@@ -90,6 +90,7 @@ def test_describe_lists_every_file_but_the_manifest(tmp_path: Path) -> None:
     [
         (b'{"a": NaN}', "NaN"),
         (b'{"a": 1, "a": 2}', "twice"),
+        (b'{"a": [1e999]}', "out of range"),
         (b'{"a": "\\ud800"}', "surrogate"),
         (b'{"a": "\xff"}', "UTF-8"),
         (b'{"a": "\\u0000"}', "NUL"),
