@@ -3,6 +3,7 @@
 `TransformersEngine` generates in this process on a CPU or a GPU; `OpenAIEngine` asks any OpenAI-compatible endpoint.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from components.adapters.models import load_model, load_tokenizer, pick_precision
+from components.adapters.teacher import Endpoint, Failure, Outcome, Reply, Request
+from components.core.errors import Transient
 from components.core.schema import Message
+from components.core.teachers import CallLimits, EndpointTeacher
 
 Conversation = Sequence[Message]
 OnBatch = Callable[[int, float], None]
@@ -27,11 +31,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """What came back for one prompt; `truncated` means that it hit the token limit before it ended by itself."""
+    """What came back for one prompt; `truncated` means that it hit the token limit before it ended by itself.
+
+    `token_ids` is empty where the engine does not tell (an endpoint); `num_tokens` is always there.
+    """
 
     text: str
-    token_ids: tuple[int, ...]
     truncated: bool
+    num_tokens: int
+    token_ids: tuple[int, ...] = ()
 
 
 class Engine(Protocol):
@@ -95,7 +103,7 @@ class TransformersEngine:
             done = self._complete([prompts[index] for index in batch], sampling)
             completions.update(zip(batch, done, strict=True))
             if on_batch is not None:
-                on_batch(len(batch), sum(len(c.token_ids) for c in done) / (time.perf_counter() - began))
+                on_batch(len(batch), sum(c.num_tokens for c in done) / (time.perf_counter() - began))
         return [completions[index] for index in range(len(prompts))]
 
     def _complete(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
@@ -123,4 +131,41 @@ class TransformersEngine:
         end = next((index for index, token in enumerate(ids) if token in self.end_ids), None)
         kept = ids if end is None else ids[: end + 1]
         text = self.tokenizer.decode(kept, skip_special_tokens=True)
-        return Completion(text, tuple(kept), truncated=end is None)
+        return Completion(text, end is None, len(kept), tuple(kept))
+
+
+class OpenAIEngine:
+    """Asks an OpenAI-compatible endpoint through the teacher's client, which has the retries, limits and deadlines."""
+
+    def __init__(self, endpoint: EndpointTeacher, calls: CallLimits) -> None:
+        self.teacher = Endpoint(endpoint, calls)
+
+    def generate(
+        self, prompts: Sequence[Conversation], sampling: Sampling, on_batch: OnBatch | None = None
+    ) -> list[Completion]:
+        """See `Engine.generate`. Raises Transient when a prompt got no answer: a gap must never become a score."""
+        replies: dict[str, Reply] = {}
+        failures: list[Failure] = []
+        began = time.perf_counter()
+
+        def keep(outcome: Outcome) -> None:
+            if isinstance(outcome, Failure):
+                failures.append(outcome)
+                return
+            replies[outcome.key] = outcome
+            if on_batch is not None:
+                tokens = sum(reply.completion_tokens for reply in replies.values())
+                on_batch(1, tokens / (time.perf_counter() - began))
+
+        requests = (
+            Request(str(index), tuple(prompt), sampling.max_tokens, sampling.temperature)
+            for index, prompt in enumerate(prompts)
+        )
+        asyncio.run(self.teacher.ask(requests, keep))
+        if failures:
+            raise Transient(
+                f"{len(failures)} of {len(prompts)} prompts got no answer, the first because: {failures[0].reason}; "
+                "look at the endpoint and run again"
+            )
+        ordered = [replies[str(index)] for index in range(len(prompts))]
+        return [Completion(r.text, r.finish_reason == "length", r.completion_tokens) for r in ordered]

@@ -73,7 +73,7 @@ def judge(
             label=pair.label,
             text=completion.text,
             verdict=parse_verdict(completion.text, truncated=completion.truncated),
-            num_tokens=len(completion.token_ids),
+            num_tokens=completion.num_tokens,
         )
         for pair, completion in zip(pairs, completions, strict=True)
     ]
