@@ -36,11 +36,16 @@ class Checkpoints:
     def commit(self, folder: Path, step: int) -> None:
         """Upload the folder in the background and log it as a model of this step; the manifest comes last.
 
-        Raises the error of an earlier upload that a retry cannot mend: better now than after days without checkpoints.
+        An upload that has not begun yet is given up for the newer one, so that saving faster than the network carries
+        does not pile up. Raises the error of an earlier upload that a retry cannot mend: better now than after days
+        without checkpoints.
         """
-        for future in [future for future in self._pending if future.done()]:
-            self._pending.remove(future)
-            future.result()
+        for future in list(self._pending):
+            if future.cancel():
+                self._pending.remove(future)
+            elif future.done():
+                self._pending.remove(future)
+                future.result()
         self._pending.append(self._pool.submit(self._commit, folder, step))
 
     def _commit(self, folder: Path, step: int) -> None:
@@ -71,8 +76,8 @@ class Checkpoints:
                 logger.error("a checkpoint was not uploaded: %s", error)
 
     def close(self) -> None:
-        """Stop accepting work; what is already running is finished."""
-        self._pool.shutdown(wait=True)
+        """Stop accepting work; an upload under way is finished, those that have not begun are dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def newest(self) -> Path | None:
         """Return a local folder with the newest checkpoint that is whole, or None when there is none.

@@ -28,13 +28,15 @@ def checkpoints(output: Output, keep: int = 2) -> Checkpoints:
     return Checkpoints(output, "sft", "1", {}, keep)
 
 
-def save(output: Output, *steps: int, keep: int = 2) -> None:
+def save(output: Output, *steps: int, keep: int = 2, at_once: bool = False) -> None:
     made = checkpoints(output, keep)
     for step in steps:
         folder = made.directory / f"checkpoint-{step}"
         folder.mkdir(parents=True)
         (folder / "model").write_bytes(b"%d" % step * 1000)
         made.commit(folder, step)
+        if not at_once:
+            made.wait()
     made.wait()
     made.close()
 
@@ -56,6 +58,16 @@ def test_only_the_newest_stay_and_the_newest_is_found(output: Output) -> None:
     assert found is not None
     assert (found / "model").read_bytes() == b"3" * 1000
     assert checkpoints(output).newest() == found
+
+
+def test_saving_faster_than_uploading_keeps_the_newest(output: Output) -> None:
+    save(output, *range(1, 40), at_once=True)
+    uploaded = [info.uri for info in output.storage.list(output.partial_uri("checkpoints/"))]
+    assert len([uri for uri in uploaded if uri.endswith(MANIFEST_NAME)]) <= 2
+    forget_local(output)
+    found = checkpoints(output).newest()
+    assert found is not None
+    assert found.name == "checkpoint-39"
 
 
 def test_nothing_saved_is_no_error(output: Output) -> None:
