@@ -137,10 +137,20 @@ def test_a_failing_stage_gives_its_message_its_log_and_its_kind(first, folder):
 def test_an_interrupt_stops_the_stage_and_closes_the_run(folder, client):
     command = [sys.executable, "-m", "pipeline.cli", "run", "--recipe", "smoke", "--set", "sft.epochs=500"]
     before = set((folder / "runs").iterdir())
-    process = subprocess.Popen([*command, "--dir", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    run = wait_for_steps(folder, before, process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        [*command, "--dir", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell without job control starts background jobs deaf to Ctrl-C, and their children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        run = wait_for_steps(folder, before, process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
     assert process.returncode == 130
     assert b"run the same command again" in errors
     assert json.loads((run / "status" / "sft.json").read_text("utf-8"))["error"] == "Transient"
