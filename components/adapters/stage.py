@@ -15,7 +15,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,9 +87,11 @@ class Output:
 
     def once(self, name: str, decide: Callable[[], str]) -> str:
         """Return what the first attempt at this work decided, so that a resumed one goes on in the same way."""
-        if self.read_partial(name) is None:
+        decided = self.read_partial(name)
+        if decided is None:
             self.write_partial(name, decide().encode())
-        return (self.read_partial(name) or b"").decode()
+            decided = self.read_partial(name) or b""  # of two writers the first wins
+        return decided.decode()
 
     def write_partial(self, name: str, data: bytes) -> None:
         """Commit a piece of work; the first writer wins, so a second attempt cannot change what was built upon."""
@@ -102,7 +104,6 @@ class StageResult:
 
     manifest: Manifest
     reused: bool
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_stage(
