@@ -151,8 +151,10 @@ def _as_cascade(value: Any) -> Any:
     return [value] if isinstance(value, dict | _Teacher) else value
 
 
-Cascade = Annotated[tuple[AnyTeacher, ...], BeforeValidator(_as_cascade), Field(min_length=1, max_length=8)]
-"""Teachers in the order in which they are asked: each gets the pairs that those before it did not judge right."""
+Cascade = Annotated[tuple[AnyTeacher, ...], BeforeValidator(_as_cascade), Field(max_length=8)]
+"""Teachers in the order in which they are asked: each gets the pairs that those before it did not judge right.
+
+None are needed where nothing is distilled."""
 
 
 class Price(Record):

@@ -54,7 +54,8 @@ def run(settings: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     (output.directory / REPORT).write_text(render_report(sifted, statistics), encoding="utf-8")
     output.tracking.log_artifact(output.directory / REPORT)
     output.tracking.log_metrics({"examples": statistics["examples"], "yield": statistics["yield"]})
-    _check_yield(sifted, statistics)
+    if pairs:
+        _check_yield(sifted, statistics)
     output.summary = (
         f"{statistics['examples']} examples for {statistics['pairs_kept']} of {statistics['pairs_with_traces']} pairs "
         f"({statistics['yield']:.1%}) from {len(traces)} traces"

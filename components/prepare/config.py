@@ -18,8 +18,9 @@ class Config(StageConfig):
     """Preference data: `{"uri": ..., "format": ..., "revision": ..., "select": ..., "weight": ...}`, or a uri alone."""
     benchmarks: tuple[BenchmarkSettings, ...] = ()
     """Benchmarks that the run will score: no pair on one of their questions is kept."""
-    distil_share: float = Field(0.12, gt=0, lt=1)
-    """Fraction of the prompts that the teacher writes traces for (12 % in arXiv 2505.02387)."""
+    distil_share: float = Field(0.12, ge=0, lt=1)
+    """Fraction of the prompts that the teacher writes traces for (12 % in arXiv 2505.02387); 0 for a base model that
+    judges by reasoning already: then there is nothing to distil, and `sft` hands the base model on (epochs = 0)."""
     heldout_share: float = Field(0.02, gt=0, lt=1)
     """Fraction of the prompts kept away from training; the rest goes to reinforcement learning."""
     max_distil: int | None = Field(None, ge=1)

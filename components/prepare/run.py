@@ -131,7 +131,7 @@ def _split(settings: Config, output: Output, sieve: Sieve) -> Split:
     limits = {"distil": settings.max_distil, "rl": settings.max_rl, "heldout": settings.max_heldout}
     for number, part in enumerate(PARTS):
         pairs = np.flatnonzero(kept & (parts == number))
-        if not len(pairs):
+        if not len(pairs) and not (part == "distil" and settings.distil_share == 0):
             raise InvalidInput(
                 f"no pairs fall into the part {part!r} (distil_share={settings.distil_share:g}, "
                 f"heldout_share={settings.heldout_share:g}, seed={settings.seed}); give more prompts or change the "

@@ -39,7 +39,7 @@ def describe(
         "unused": {part: split.fallen[part] - counts[part] for part in PARTS},
         "clusters": _clusters(split),
         "escaped_marks": sum(tally.escaped_marks for tally in tallies.values()),
-        "label_a_share": {part: round(tallies[part].label_a / tallies[part].rows, 4) for part in PARTS},
+        "label_a_share": {part: round(tallies[part].label_a / max(1, tallies[part].rows), 4) for part in PARTS},
         "categories": {part: _listed(tallies[part].categories) for part in PARTS},
         "longer_is_better": round(tallies["heldout"].longer / tallies["heldout"].pairs, 4),
         "picks_longer": round(sum(tally.longer for tally in tallies.values()) / num_pairs, 4),

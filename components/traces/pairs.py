@@ -27,7 +27,7 @@ class Pairs:
     """A file of pairs, read once for its views and then row by row; about 0.5 KB of memory a view."""
 
     def __init__(self, path: Path, *, both_orders: bool) -> None:
-        """Read the file. Raises InvalidInput when a pair occurs twice or there is none, ValueError for a bad row."""
+        """Read the file. Raises InvalidInput when a pair occurs twice, ValueError for a bad row."""
         self.path = path
         self.views: list[View] = []
         self.number: dict[str, int] = {}
@@ -39,8 +39,6 @@ class Pairs:
                 self.number[one.key] = len(self.views)
                 self.views.append(View(one.key, one.id, one.label, one.swapped, place, offset))
         self.num_pairs = place + 1
-        if not self.views:
-            raise InvalidInput(f"{path.name} has no pairs to judge; give `prepare` more data or another split")
 
     def pair(self, view: View) -> PreferencePair:
         """Return the pair in the order of the view."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from components.adapters.stage import Inputs, Output
 from components.core.errors import InvalidInput, Transient
+from components.core.manifest import Manifest
 from components.core.records import write_jsonl
 from components.traces.collect import Collection
 from components.traces.config import Config
@@ -35,13 +36,17 @@ def run(settings: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
             f"{manifest.uri} has no {name}, which part={settings.part} judges; give another part or input"
         )
     pairs = Pairs(inputs.fetch("pairs", only=[name]) / name, both_orders=settings.both_orders)
+    if not pairs.num_pairs and not _nothing_is_asked_for(settings, manifest):
+        raise InvalidInput(f"{name} has no pairs to judge; give `prepare` more data or another split")
+    if pairs.num_pairs and not settings.teacher:
+        raise InvalidInput(f"{name} has {pairs.num_pairs} pairs and no teacher is named; name one, or distil nothing")
     plan = Plan(settings, pairs)
     with open_ledger(output, plan.shard_of) as ledger:
         asyncio.run(_until_stopped(Collection(settings, plan, ledger, output).collect()))
         tally = Tally.of(settings, plan, ledger)
         statistics = tally.statistics()
         write_jsonl(output.directory / "failures.jsonl", tally.failures())
-        if not statistics["traces"]:
+        if not statistics["traces"] and pairs.num_pairs:
             first = next(tally.failures())
             raise InvalidInput(f"none of {pairs.num_pairs} pairs has a trace; the first failure: {first['reason']}")
         write_jsonl(output.directory / "traces.jsonl", map(json.loads, tally.traces()))
@@ -49,7 +54,13 @@ def run(settings: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     return statistics
 
 
+def _nothing_is_asked_for(settings: Config, pairs: Manifest) -> bool:
+    return settings.part == "distil" and pairs.config.get("distil_share") == 0
+
+
 def _summary(statistics: dict[str, Any]) -> str:
+    if not statistics["pairs"]:
+        return "nothing to distil"
     words = [
         f"{statistics['traces']} traces of {statistics['pairs']} pairs, {statistics['right']} right",
         f"{statistics['completion_tokens']} tokens written",

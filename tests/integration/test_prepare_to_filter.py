@@ -66,6 +66,17 @@ def test_samples_become_examples_that_are_all_right(stage: Any, s3: Any, tmp_pat
     assert Counter(label for label in labels.values()).total() == traces.statistics["pairs"]
 
 
+def test_without_distillation_no_teacher_is_asked_and_nothing_is_kept(stage: Any, s3: Any, tmp_path: Path) -> None:
+    pairs = prepare(stage, distil_share=0).manifest
+    traces = stage("traces", {"teacher": []}, pairs=pairs)
+    examples = stage("filter", {}, pairs=pairs, traces=traces.manifest).manifest
+    assert pairs.statistics["pairs"]["distil"] == 0  # type: ignore[index, call-overload]
+    assert traces.manifest.statistics["summary"] == "nothing to distil"
+    assert (s3.storage.fetch(examples, tmp_path / "e") / "sft.jsonl").read_bytes() == b""
+    with pytest.raises(InvalidInput, match="teacher"):
+        stage("traces", {"teacher": []}, pairs=prepare(stage).manifest)
+
+
 def test_doing_it_again_is_reused_and_gives_the_same_manifest(stage: Any) -> None:
     first, again = prepare(stage), prepare(stage)
     assert (first.reused, again.reused) == (False, True)
