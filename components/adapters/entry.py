@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from components.adapters import launch, ranks
+from components.adapters.follow import follow_stage
 from components.adapters.stage import RUN_ID_VARIABLE, StageResult, run_stage, stopping_cleanly
 from components.core.errors import InvalidInput, ReasrmError, exit_code
 from components.core.manifest import Manifest
@@ -133,7 +135,14 @@ def _commands_text(program: str, commands: Mapping[str, Command]) -> str:
 def _run(
     stage: str, config: Mapping[str, Any], parents: Mapping[str, Manifest], root: str, experiment: str, run_id: str
 ) -> StageResult:
+    """Run the stage; in a process beside the first of several, do its part and end the process."""
+    ranks.forget_strays()
+    if ranks.launched():
+        launch.end_with_launcher()
     with stopping_cleanly():
+        if not ranks.is_main():
+            follow_stage(stage, config, parents, artifact_root=root)
+            sys.exit(0)
         result = run_stage(
             stage,
             config,
@@ -170,7 +179,9 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as JSON."""
-        line = {"time": self.formatTime(record), "level": record.levelname, "logger": record.name}
+        line: dict[str, Any] = {"time": self.formatTime(record), "level": record.levelname, "logger": record.name}
+        if ranks.world_size() > 1:
+            line["rank"] = ranks.rank()
         line["message"] = record.getMessage()
         if record.exc_info or record.exc_text:
             line["traceback"] = record.exc_text or self.formatException(record.exc_info)  # type: ignore[arg-type]
@@ -223,9 +234,16 @@ def _run_id(artifact_uri: str) -> str:
 def _end(stage: str, error: BaseException) -> NoReturn:
     if isinstance(error, SystemExit):
         raise error
+    launch.report_failure(error)
     if isinstance(error, ReasrmError):
         logger.error("%s: %s: %s", stage, type(error).__name__, error)
     else:
         logger.error("%s failed", stage, exc_info=error)
     print(f"reasrm {stage}: {redact(str(error) or type(error).__name__)}", file=sys.stderr)  # noqa: T201
+    if ranks.world_size() > 1:
+        # Python's own way out takes seconds after a training, and can wait for ever on a group that has lost a member.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code(error))
     sys.exit(exit_code(error))

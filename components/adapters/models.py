@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.adapters import ranks
 from components.core.errors import InvalidInput, Transient
 from components.core.manifest import Manifest, describe
 
@@ -42,7 +43,7 @@ def resolve(reference: str, storage: "Storage", directory: Path) -> Path:
     """
     if reference.startswith("s3://"):
         manifest = _s3_manifest(reference, storage)
-        folder = storage.fetch(manifest, directory)
+        folder = ranks.fetch_once(directory, manifest.digest, lambda: storage.fetch(manifest, directory))
         return _checked_folder(folder / "model" if (folder / "model").is_dir() else folder)
     if Path(reference).is_dir():
         return _checked_folder(Path(reference))
@@ -98,13 +99,18 @@ def load_tokenizer(folder: Path, padding_side: str = "left") -> Any:
     return tokenizer
 
 
-def load_model(folder: Path, dtype: Any) -> Any:
-    """Return the causal language model with weights of `dtype` (a torch dtype), on the GPU if there is one."""
+def load_model(folder: Path, dtype: Any, attention: str | None = None, place: bool = True) -> Any:
+    """Return the causal language model with weights of `dtype` (a torch dtype), on the GPU if there is one.
+
+    `attention` names the kernels (transformers' choice by default); without `place` it stays where it was loaded.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
-    return model.to("cuda") if torch.cuda.is_available() else model
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, trust_remote_code=False
+    )
+    return model.to("cuda") if place and torch.cuda.is_available() else model
 
 
 def end_ids(generation_end: int | list[int] | None, tokenizer: Any) -> set[int]:

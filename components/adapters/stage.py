@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 import components
+from components.adapters import launch, ranks
 from components.adapters.progress import Progress
 from components.core.config import StageConfig
-from components.core.errors import InvalidInput, Transient
+from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.manifest import Manifest, Parent, describe, run_key
 from components.core.records import explain
 from components.core.redact import redact
+from components.core.training import TrainingConfig
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 WORKDIR_VARIABLE = "REASRM_WORKDIR"
 RUN_ID_VARIABLE = "REASRM_RUN_ID"
 KEY_LENGTH = 20
+COPIES = ("inputs", "sources", "base", "judges")
+"""Folders of a stage's working folder with nothing in them that does not lie in S3 or on a hub too."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class Inputs(Mapping[str, Manifest]):
 
     def fetch(self, name: str, only: list[str] | None = None) -> Path:
         """Download an input's files (all, or those named) and return their folder; every sha256 has been checked."""
-        return self.storage.fetch(self[name], self.directory / name, only=only)
+        manifest, folder = self[name], self.directory / name
+        what = f"{manifest.digest} {only}"
+        return ranks.fetch_once(folder, what, lambda: self.storage.fetch(manifest, folder, only=only))
 
 
 @dataclass
@@ -111,6 +117,60 @@ class StageResult:
     reused: bool
 
 
+@dataclass(frozen=True)
+class Work:
+    """A stage's work, with its name and its places; every process that takes part comes to the same."""
+
+    stage: str
+    settings: StageConfig
+    inputs: Mapping[str, Manifest]
+    parents: Mapping[str, Parent]
+    sources: Sequence[dict[str, Any]] | None
+    version: str
+    key: str
+    uri: str
+    workdir: Path
+    storage: "Storage"
+
+    def committed(self) -> Manifest | None:
+        """Return the manifest of this work if it is done."""
+        return self.storage.open(self.uri)
+
+    def run(self, directory: Path, tracking: "StageRun", progress: Progress) -> tuple[dict[str, Any], Output]:
+        """Call the stage's `run` with an empty output folder; return its statistics and what it said about them."""
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        output = Output(
+            self.uri, directory, self.workdir, self.storage, tracking, progress, self.key, sources=self.sources or ()
+        )
+        stage = importlib.import_module(f"components.{self.stage}.run")
+        statistics = stage.run(self.settings, Inputs(self.inputs, self.storage, self.workdir / "inputs"), output)
+        ranks.leave()  # Nothing is committed unless all processes came this far.
+        return statistics, output
+
+    def clear(self, folders: Sequence[str]) -> None:
+        """Delete folders below the working folder."""
+        for folder in folders:
+            shutil.rmtree(self.workdir / folder, ignore_errors=True)
+
+
+def name_work(stage: str, settings: StageConfig, inputs: Mapping[str, Manifest], artifact_root: str) -> Work:
+    """Name a piece of work by all that decides its result. Raises what the storage and the stage's sources raise."""
+    from components.adapters.storage import Storage
+
+    if ranks.world_size() > 1 and not isinstance(settings, TrainingConfig):
+        raise InvalidInput(f"{stage} is the work of one process, and torchrun started several; start it without")
+    storage = Storage.from_env()
+    storage.ensure_bucket(artifact_root)
+    parents = {name: Parent(uri=parent.uri, digest=parent.digest) for name, parent in inputs.items()}
+    sources = _sources(stage, settings, storage)
+    version = code_version(stage)
+    key = run_key(stage, settings.decisive(), parents, version, sources)
+    uri = f"{artifact_root.rstrip('/')}/{stage}/{key[:KEY_LENGTH]}"
+    workdir = Path(os.environ.get(WORKDIR_VARIABLE, ".reasrm/work")) / f"{stage}-{key[:KEY_LENGTH]}"
+    return Work(stage, settings, inputs, parents, sources, version, key, uri, workdir, storage)
+
+
 def run_stage(
     stage: str,
     config: Mapping[str, Any],
@@ -120,8 +180,12 @@ def run_stage(
     experiment: str,
     run_id: str,
     run_name: str = "",
+    launcher: launch.Launcher | None = None,
 ) -> StageResult:
     """Do a stage's work once and return its committed manifest.
+
+    Work that wants several processes is handed to torchrun, or for several machines to `launcher`; each of them comes
+    back here, the first one for the work below and the others to `follow.follow_stage`.
 
     Raises:
         InvalidInput: the configuration, an input or the set-up has to be changed; nothing heavy was imported yet
@@ -131,62 +195,78 @@ def run_stage(
     settings = load_config(stage, config)
     progress = Progress(stage)
     try:
-        from components.adapters.storage import Storage
-
-        storage = Storage.from_env()
-        storage.ensure_bucket(artifact_root)
-        parents = {name: Parent(uri=parent.uri, digest=parent.digest) for name, parent in inputs.items()}
-        sources = _sources(stage, settings, storage)
-        version = code_version(stage)
-        key = run_key(stage, settings.decisive(), parents, version, sources)
-        uri = f"{artifact_root.rstrip('/')}/{stage}/{key[:KEY_LENGTH]}"
-        workdir = Path(os.environ.get(WORKDIR_VARIABLE, ".reasrm/work")) / f"{stage}-{key[:KEY_LENGTH]}"
-        with _exclusive(workdir), _tracked(run_id, run_name, stage, experiment, workdir) as tracking:
-            tracking.set_tags({"reasrm.run_key": key, "reasrm.code_version": version})
-            tracking.log_params({stage: settings.model_dump(mode="json")})
-            for name, parent in inputs.items():
-                tracking.log_input(name, parent, context=stage)
-                if parent.kind == "model":
-                    tracking.use_model(parent.digest, name=name, uri=parent.uri)
-            for source in sources or ():
-                tracking.log_source(str(source["uri"]), str(source["sha256"]))
-            committed = storage.open(uri)
+        work = name_work(stage, settings, inputs, artifact_root)
+        together = _launched_from_here(work)
+        if together is not None:
+            launch.check(stage, together, launcher)
+            job = launch.plan(stage, config, together, inputs, artifact_root, experiment, run_id, run_name)
+            with exclusive(work.workdir / "launch") as folder:
+                here = launch.Torchrun(folder / "job")
+                (launcher if launcher is not None and job.nodes > 1 else here).launch(job)
+            return StageResult(_result_of(work), reused=False)
+        with exclusive(work.workdir), _tracked(run_id, run_name, stage, experiment, work.workdir) as tracking:
+            _describe(work, tracking)
+            committed = work.committed()
             if committed is not None:
                 tracking.set_tags({"reasrm.reused": "true"})
                 tracking.log_output(committed)
-                progress.end("reused", str(committed.statistics.get("summary", "")), uri=uri)
+                progress.end("reused", str(committed.statistics.get("summary", "")), uri=work.uri)
                 return StageResult(committed, reused=True)
-            directory = workdir / "output"
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
-            output = Output(uri, directory, workdir, storage, tracking, progress, key, sources=sources or ())
-            work = importlib.import_module(f"components.{stage}.run")
-            statistics = work.run(settings, Inputs(inputs, storage, workdir / "inputs"), output)
-            if sources is not None:
-                statistics.setdefault("sources", sources)
+            statistics, output = work.run(work.workdir / "output", tracking, progress)
+            if work.sources is not None:
+                statistics.setdefault("sources", work.sources)
             manifest = Manifest(
                 kind=settings.kind,
                 stage=stage,
-                uri=uri,
-                run_key=key,
-                code_version=version,
+                uri=work.uri,
+                run_key=work.key,
+                code_version=work.version,
                 config=settings.model_dump(mode="json"),
-                files=describe(directory),
-                parents=parents,
+                files=describe(output.directory),
+                parents=dict(work.parents),
                 statistics={**statistics, "summary": output.summary},
             )
-            storage.commit(manifest, directory)
+            work.storage.commit(manifest, output.directory)
             tracking.log_output(manifest)
             if manifest.kind == "model":
                 tracking.log_model(stage, manifest.uri, manifest.digest)
-        for folder in ("output", "inputs", "sources", "base", "judges"):  # Copies, all of them.
-            shutil.rmtree(workdir / folder, ignore_errors=True)
-        progress.end("done", output.summary, uri=uri)
+        work.clear((*COPIES, "output", "followers"))
+        progress.end("done", output.summary, uri=work.uri)
         return StageResult(manifest, reused=False)
     except BaseException as error:
         kind = Transient if isinstance(error, Stopped) else type(error)
         progress.end("failed", redact(str(error)) or kind.__name__, error=kind.__name__)
         raise
+
+
+def _launched_from_here(work: Work) -> TrainingConfig | None:
+    """Return the settings of work that is still to be done and that wants processes which this one has to start."""
+    settings = work.settings
+    if not isinstance(settings, TrainingConfig) or ranks.launched() or work.committed() is not None:
+        return None
+    return settings if launch.is_wanted(settings) else None
+
+
+def _describe(work: Work, tracking: "StageRun") -> None:
+    """Tell MLflow what this work is and what it reads."""
+    tracking.set_tags({"reasrm.run_key": work.key, "reasrm.code_version": work.version})
+    tracking.log_params({work.stage: work.settings.model_dump(mode="json")})
+    for name, parent in work.inputs.items():
+        tracking.log_input(name, parent, context=work.stage)
+        if parent.kind == "model":
+            tracking.use_model(parent.digest, name=name, uri=parent.uri)
+    for source in work.sources or ():
+        tracking.log_source(str(source["uri"]), str(source["sha256"]))
+
+
+def _result_of(work: Work) -> Manifest:
+    manifest = work.committed()
+    if manifest is None:
+        raise ReasrmError(
+            f"the processes of {work.stage} ended well, but there is no manifest at {work.uri}: they worked with other "
+            "code, another base model or another storage than this one; see that all machines have the same"
+        )
+    return manifest
 
 
 def load_config(stage: str, config: Mapping[str, Any]) -> StageConfig:
@@ -219,14 +299,15 @@ def _sources(stage: str, settings: StageConfig, storage: "Storage") -> list[dict
 
 
 @contextmanager
-def _exclusive(workdir: Path) -> Iterator[None]:
+def exclusive(workdir: Path) -> Iterator[Path]:
+    """Hold a folder for this process alone. Raises Transient when another one has it."""
     workdir.mkdir(parents=True, exist_ok=True)
     with (workdir / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise Transient(f"another process is doing this very work in {workdir}; wait for it to end") from error
-        yield
+        yield workdir
 
 
 @contextmanager

@@ -211,23 +211,28 @@ class Storage:
 
     # -- artifacts -----------------------------------------------------------------------------------------------
 
+    def send(self, uri: str, entries: Sequence[FileEntry], directory: Path, progress: OnBytes | None = None) -> None:
+        """Upload files of an artifact in the making; those there already with the same sha256 are not sent again."""
+
+        def send_one(entry: FileEntry) -> None:
+            head, path = self._head(f"{uri}/{entry.path}"), directory / entry.path
+            if head is None or head["ContentLength"] != entry.size or head["Metadata"].get("sha256") != entry.sha256:
+                if not path.is_file():
+                    raise ReasrmError(f"{uri}/{entry.path} does not have its bytes, and there is no {path} to send")
+                self.upload(path, f"{uri}/{entry.path}", sha256=entry.sha256, progress=progress)
+
+        self._for_each(send_one, entries)
+
     def commit(self, manifest: Manifest, directory: Path, progress: OnBytes | None = None) -> Manifest:
         """Upload the manifest's files and then the manifest itself; from then on the artifact exists.
 
         Files that are there already with the same sha256 are not sent again. When another writer was faster, equal
         manifests are success. Raises ReasrmError when they differ.
         """
-
-        def send(entry: FileEntry) -> None:
-            uri = f"{manifest.uri}/{entry.path}"
-            head = self._head(uri)
-            if head is None or head["ContentLength"] != entry.size or head["Metadata"].get("sha256") != entry.sha256:
-                self.upload(directory / entry.path, uri, sha256=entry.sha256, progress=progress)
-
         # Looking first keeps a slower writer with other bytes from overwriting the files of what is committed.
         there = self.open(manifest.uri)
         if there is None:
-            self._for_each(send, manifest.files)
+            self.send(manifest.uri, manifest.files, directory, progress)
             if self.write_bytes(f"{manifest.uri}/{MANIFEST_NAME}", manifest.to_bytes(), if_absent=True):
                 return manifest
             there = self.open(manifest.uri)

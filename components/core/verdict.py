@@ -46,6 +46,24 @@ def parse_anywhere(text: str) -> Label | None:
     return _label(found[0]) if len(found) == 1 else None
 
 
+LAST_CHARACTERS = 80
+"""Where RM-R1's reward looks for the verdict: `response[-80:]` (rm_r1/verl/utils/reward_score/lm_as_judge.py)."""
+
+
+def last_verdict(text: str, *, truncated: bool = False) -> Label | None:
+    """Return the verdict as RM-R1's reward reads it: the exact tag of one answer in the last 80 characters, no other's.
+
+    Only for training as published (arXiv 2505.02387). There the 80 characters include the end-of-turn token (10 of
+    Qwen's, 19 of DeepSeek's); our texts never hold it, so here so many more may follow the verdict. A truncated text
+    has no verdict, as everywhere in this project; there it was read like any other.
+    """
+    if truncated:
+        return None
+    tail = text[-LAST_CHARACTERS:]
+    found = [letter for letter in ("A", "B") if f"<answer>[[{letter}]]</answer>" in tail]
+    return _label(found[0]) if len(found) == 1 else None
+
+
 def _split_closings(text: str) -> tuple[str, str]:
     rest = text.rstrip()
     while rest.endswith(_CLOSINGS):

@@ -1,65 +1,102 @@
-"""Train the SFT model with TRL's GRPOTrainer on the verdict reward, against the SFT model as reference."""
+"""Let the SFT model write judgments, reward them, and train it on them, against the SFT model as reference.
 
-import copy
+All of it runs on every process that trains; the statistics that count are those of the first.
+"""
+
 import logging
-import os
-from collections.abc import Sequence
+import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-from datasets import Dataset
-
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked experimental
-from trl import GRPOConfig, GRPOTrainer
-
-from components.adapters import training
+from components.adapters import ranks, training
 from components.adapters.checkpoints import Checkpoints
-from components.adapters.cpu_head import score_learned_positions_only
-from components.adapters.engines import Sampling
-from components.adapters.engines.transformers import TransformersEngine
 from components.adapters.models import load_tokenizer
 from components.adapters.stage import Inputs, Output, code_version
-from components.core import prompts
-from components.core.errors import InvalidInput
+from components.core.errors import InvalidInput, ReasrmError, Transient
+from components.core.manifest import Parent
 from components.core.records import read_models
-from components.core.rewards import verdict_reward
-from components.core.schema import Message, PreferencePair
-from components.core.verdict import parse_verdict
+from components.core.schema import PreferencePair
+from components.grpo.collapse import StopOnCollapse
 from components.grpo.config import Config
+from components.grpo.evaluation import SCORE, HeldOut, split_for_evaluation, with_evaluations
+from components.grpo.rollouts import open_sampler
+from components.grpo.rows import build_rows
+from components.grpo.schedule import Schedule, accumulation_steps, make_schedule
+from components.grpo.trainer import JudgeTrainer, build_trainer
 
 logger = logging.getLogger(__name__)
+
+SHOWN = ("reward", "valid_rate", "kl")
+"""What stands beside the progress bar."""
+TAIL = 5
+"""RL steps at the end that the final reward is the mean of."""
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     """Train, write `model/` and `metrics.jsonl`, and return the statistics."""
+    accumulation_steps(config, ranks.world_size())  # before anything is downloaded
     pairs = read_models(inputs.fetch(_origin(inputs), only=["rl.jsonl"]) / "rl.jsonl", PreferencePair)
+    held_out: list[PreferencePair] = []
+    if config.evaluation.every:
+        pairs, held_out = split_for_evaluation(pairs, config.evaluation.pairs, config.seed)
     folder = inputs.fetch("sft") / "model"
     tokenizer = load_tokenizer(folder)
-    rows, num_too_long = build_rows(pairs, tokenizer, config)
-    if len(rows) < config.prompts_per_step:
-        raise InvalidInput(
-            f"{len(rows)} of {len(pairs)} RL pairs can be used, fewer than prompts_per_step {config.prompts_per_step}; "
-            "lower prompts_per_step, raise max_prompt_tokens, or give more pairs"
-        )
-    settings = config.model_dump(mode="json")
-    checkpoints = Checkpoints(output, "grpo", code_version("grpo"), settings, config.keep_checkpoints)
-    trainer = build_trainer(config, folder, tokenizer, rows, checkpoints, output)
-    log = [_rename(row) for row in training.train(trainer, checkpoints, output)]
-    training.export(trainer.model, tokenizer, log, output)
-    rewards, kl = [row["reward"] for row in log], log[-1].get("kl", 0.0)  # without beta there is no reference
-    tail = rewards[-5:]
-    output.summary = f"{len(log)} steps, reward {rewards[0]:+.2f} to {sum(tail) / len(tail):+.2f}, KL {kl:.4f}"
-    return {
+    sampler = open_sampler(folder, tokenizer, config)
+    rows, num_too_long = build_rows(pairs, sampler.encode, config)
+    schedule = make_schedule(len(rows), config)
+    _check(schedule, config)
+    checkpoints = Checkpoints(
+        output,
+        "grpo",
+        code_version("grpo"),
+        config,
+        config.keep_checkpoints,
+        parents={name: Parent(uri=manifest.uri, digest=manifest.digest) for name, manifest in inputs.items()},
+        sharding=config.sharding,
+        resume_from=config.resume_from,
+    )
+    evaluation = HeldOut(held_out, sampler, config, output, checkpoints.rescore) if held_out else None
+    collapse = StopOnCollapse(config.stop, config.updates_per_step)
+    trainer = build_trainer(
+        config,
+        tokenizer,
+        rows,
+        schedule,
+        sampler,
+        training.common_arguments(config, checkpoints, output),
+        lambda: training.load_trainable(folder, config, output),
+        [
+            *training.callbacks(config, checkpoints, output, SHOWN, config.updates_per_step),
+            collapse,
+            *([evaluation] if evaluation else []),
+        ],
+    )
+    log = training.train(
+        trainer,
+        checkpoints,
+        output,
+        updates_per_step=config.updates_per_step,
+        rows_of_step=trainer.rows_of_step,
+    )
+    if collapse.collapse is not None:
+        log = [row for row in log if row["step"] <= collapse.collapse.step]
+    evaluations = evaluation.rows if evaluation else []
+    sampler.rest()
+    log_rows = with_evaluations(log, evaluations)
+    kept = _export(config, trainer, tokenizer, log_rows, checkpoints, output, collapse.reason)
+    found = {
         "num_prompts": len(rows),
         "num_too_long": num_too_long,
-        "num_steps": len(log),
-        "num_rollouts": len(log) * config.prompts_per_step * config.num_generations,
-        "first_reward": rewards[0],
-        "final_reward": sum(tail) / len(tail),
-        "final_kl": kl,
+        "num_left_over": schedule.num_left_over,
+        "num_held_out": len(held_out),
         "precision": "bf16" if trainer.args.bf16 else "fp32",
+        **describe(log, config),
+        **{f"kept_{name}": value for name, value in kept.items()},
     }
+    if collapse.reason is not None:
+        found["stopped_early"] = collapse.reason
+    output.summary = summarize(found, evaluations)
+    return found
 
 
 def _origin(inputs: Inputs) -> str:
@@ -68,122 +105,86 @@ def _origin(inputs: Inputs) -> str:
     return "examples" if chosen else "pairs"
 
 
-def build_rows(pairs: list[PreferencePair], tokenizer: Any, config: Config) -> tuple[Dataset, int]:
-    """Return the judge prompts with their labels, and how many were over `max_prompt_tokens` and dropped."""
-    rows, num_too_long = [], 0
-    for pair in pairs:
-        messages = [message.model_dump() for message in prompts.render(pair, config.grammar).messages]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        if len(tokenizer(text, add_special_tokens=False)["input_ids"]) > config.max_prompt_tokens:
-            num_too_long += 1
-            continue
-        rows.append({"prompt": messages, "label": pair.label, "key": pair.key})
-    if num_too_long:
+def _check(schedule: Schedule, config: Config) -> None:
+    """Say what is left over. Raises InvalidInput when no evaluation would choose the best checkpoint."""
+    if schedule.num_left_over:
         logger.warning(
-            "%s of %s prompts are over %s tokens: dropped", num_too_long, len(pairs), config.max_prompt_tokens
+            "%s of %s prompts fill no RL step of %s: each pass leaves out as many, drawn anew",
+            schedule.num_left_over, schedule.num_units * schedule.unit_size, config.prompts_per_step,
+        )  # fmt: skip
+    if config.evaluation.keep == "best" and schedule.num_steps < config.evaluation.every:
+        raise InvalidInput(
+            f'evaluation.keep is "best", but evaluation.every {config.evaluation.every} is over the '
+            f"{schedule.num_steps} RL steps: lower it"
         )
-    return Dataset.from_list(rows), num_too_long
 
 
-def reward_from_verdict(
-    completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], label: Sequence[Any], **extra: Any
-) -> list[float]:
-    """Return the verdict reward of each rollout and log the share of valid verdicts; TRL calls this by keyword.
+def _export(
+    config: Config,
+    trainer: JudgeTrainer,
+    tokenizer: Any,
+    log: list[dict[str, Any]],
+    checkpoints: Checkpoints,
+    output: Output,
+    collapsed: str | None,
+) -> dict[str, Any]:
+    """Write the model that is kept, the last or the best, and return which it is.
 
-    A rollout that does not end with an end-of-turn token was cut off and has no verdict.
+    Raises:
+        ReasrmError: the policy has collapsed, and no checkpoint from before has a held-out score.
+        Transient: the best checkpoint is not in S3.
     """
-    truncated = [not ids or ids[-1] not in extra["trainer_state"].end_ids for ids in completion_ids]
-    texts = [completion[0]["content"] for completion in completions]
-    valid = [parse_verdict(text, truncated=cut).winner is not None for text, cut in zip(texts, truncated, strict=True)]
-    extra["log_metric"]("valid_rate", sum(valid) / len(valid))
-    return [verdict_reward(text, gold, truncated=cut) for text, gold, cut in zip(texts, label, truncated, strict=True)]
-
-
-class Rollouts:
-    """Rollouts through our own engine: one way to generate for teacher, training and benchmark.
-
-    On a CPU the weights are copied to bf16 for generation where that is faster. Sampling is seeded by the step, so a
-    resumed run draws the rollouts that an undisturbed one would have drawn.
-    """
-
-    def __init__(self, config: Config, tokenizer: Any) -> None:
-        self.config = config
-        self.tokenizer = tokenizer
-
-    def __call__(self, conversations: list[Any], trainer: Any) -> dict[str, Any]:
-        """Return prompt ids and completion ids; TRL passes each prompt once per generation of its group."""
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        engine = TransformersEngine(_policy(model, trainer.args.bf16), self.tokenizer, self.config.rollout_batch_size)
-        prompt_ids = [
-            engine.encode([Message.model_validate(m) for m in conversation]) for conversation in conversations
-        ]
-        sampling = Sampling(
-            max_tokens=self.config.max_completion_tokens,
-            temperature=self.config.temperature,
-            seed=self.config.seed + trainer.state.global_step,
+    if config.evaluation.keep == "last" and collapsed is None:
+        training.export(trainer, tokenizer, log, output)
+        return {"step": trainer.state.global_step // config.updates_per_step}
+    best = checkpoints.best()
+    if best is None and collapsed is not None:
+        raise ReasrmError(
+            f"training was stopped: {collapsed}. No checkpoint from before has a held-out score, so none is kept as "
+            "the model: lower learning_rate or raise beta, and set evaluation.every to have one to fall back on"
         )
-        with torch.random.fork_rng():
-            completions = engine.generate_ids(prompt_ids, sampling)
-        model.train()
-        trainer.state.end_ids = sorted(engine.end_ids)
-        return {"prompt_ids": prompt_ids, "completion_ids": [list(c.token_ids) for c in completions], "logprobs": None}
+    if best is None:
+        raise Transient("no checkpoint with a held-out score has reached S3, so none can be kept; run again")
+    folder: Path = checkpoints.fetch(best[0])
+    training.export(trainer, tokenizer, log, output, checkpoint=folder)
+    ranks.barrier()
+    if ranks.local_rank() == 0:
+        shutil.rmtree(checkpoints.directory, ignore_errors=True)
+    return {"step": best[0] // config.updates_per_step, "strict_accuracy": best[1]}
 
 
-def _policy(model: Any, in_bf16: bool) -> Any:
-    if not in_bf16:
-        return model.eval()
-    policy = copy.deepcopy(model)
-    policy.__dict__.pop("forward", None)  # the trainers' patched forward would still run the fp32 original
-    return policy.to(torch.bfloat16).eval()
+def describe(log: list[dict[str, Any]], config: Config) -> dict[str, Any]:
+    """Return the numbers of a training log, one row an RL step."""
+    rewards, tail = [row["reward"] for row in log], log[-TAIL:]
+    found = {
+        "num_steps": len(log),
+        "num_updates": len(log) * config.updates_per_step,
+        "num_rollouts": len(log) * config.prompts_per_step * config.num_generations,
+        "num_drawn": round(sum(row["num_drawn"] for row in log)),
+        "num_replaced": round(sum(row["num_replaced"] for row in log)),
+        "no_signal_rate": _mean(log, "no_signal_rate"),
+        "first_reward": rewards[0],
+        "final_reward": _mean(tail, "reward"),
+        "final_kl": log[-1].get("kl", 0.0),  # without beta there is no reference
+    }
+    return found | {f"final_{name}": _mean(tail, f"reward.{name}") for name in config.rewards.weights}
 
 
-def build_trainer(
-    config: Config, folder: Path, tokenizer: Any, rows: Dataset, checkpoints: Checkpoints, output: Output
-) -> GRPOTrainer:
-    """Return a trainer whose every step generates one group per prompt and makes one update."""
-    rollouts = config.prompts_per_step * config.num_generations
-    arguments = GRPOConfig(
-        **training.common_arguments(config, checkpoints, output),
-        model_init_kwargs={"dtype": "float32"},
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="constant",
-        max_steps=config.steps,
-        per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=rollouts // config.micro_batch_size,
-        num_generations=config.num_generations,
-        max_completion_length=config.max_completion_tokens,
-        temperature=config.temperature,
-        beta=config.beta,
-        epsilon=config.epsilon,
-        loss_type="bnpo",
-        scale_rewards="group",
-        log_completions=False,
-    )
-    trainer = GRPOTrainer(
-        model=str(folder),
-        args=arguments,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        reward_funcs=[reward_from_verdict],
-        rollout_func=Rollouts(config, tokenizer),
-        callbacks=[
-            training.StopOnNonFinite(),
-            training.Report(output, ("reward", "valid_rate", "kl")),
-            training.CommitCheckpoint(checkpoints),
-        ],
-    )
-    for model in filter(None, (trainer.model, trainer.ref_model)):
-        score_learned_positions_only(model, config.temperature)
-    return trainer
+def _mean(rows: list[dict[str, Any]], name: str) -> float:
+    return float(sum(row[name] for row in rows) / len(rows))
 
 
-_NAMES = {
-    "completions/mean_length": "completion_tokens",
-    "completions/clipped_ratio": "truncated_rate",
-    "frac_reward_zero_std": "no_signal_rate",
-}
-_KEPT = ("step", "loss", "grad_norm", "learning_rate", "reward", "reward_std", "kl", "entropy", "valid_rate")
-
-
-def _rename(row: dict[str, Any]) -> dict[str, Any]:
-    return {_NAMES.get(key, key): value for key, value in row.items() if key in _KEPT or key in _NAMES}
+def summarize(found: dict[str, Any], evaluations: list[dict[str, Any]]) -> str:
+    """Return the run in one line."""
+    parts = [
+        f"{found['num_steps']} steps",
+        f"reward {found['first_reward']:+.2f} to {found['final_reward']:+.2f}",
+        f"KL {found['final_kl']:.4f}",
+    ]
+    if evaluations:
+        kept = next((row[SCORE] for row in evaluations if row["step"] == found["kept_step"]), None)
+        after = "" if kept is None else f" to {kept:.3f} at step {found['kept_step']}"
+        parts.append(f"held-out strict accuracy {evaluations[0][SCORE]:.3f}{after}")
+    if "stopped_early" in found:
+        parts.append("stopped early")
+    return ", ".join(parts)

@@ -1,22 +1,27 @@
-"""Fine-tune the base model on the kept traces with TRL's SFTTrainer; the loss counts the completion's tokens only."""
+"""Fine-tune the base model on the kept traces with TRL's SFTTrainer; the loss counts the completion's tokens only.
+
+All of it runs on every process that trains; the statistics that count are those of the first.
+"""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
 
-from components.adapters import training
+from components.adapters import ranks, training
 from components.adapters.checkpoints import Checkpoints
-from components.adapters.cpu_head import score_learned_positions_only
-from components.adapters.models import load_model, load_tokenizer, resolve
+from components.adapters.models import load_tokenizer, resolve
 from components.adapters.stage import Inputs, Output, code_version
 from components.core.errors import InvalidInput
-from components.core.records import read_models
+from components.core.manifest import Parent
+from components.core.records import read_models, write_jsonl
 from components.core.schema import Example
 from components.sft.config import Config
+from components.sft.rows import IGNORED, encode, pack
+from components.sft.schedule import steps_per_epoch
+from components.sft.trainer import build_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -26,23 +31,32 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     examples = read_models(inputs.fetch("examples", only=["sft.jsonl"]) / "sft.jsonl", Example)
     folder = resolve(config.base_model, output.storage, output.workdir / "base")
     tokenizer = load_tokenizer(folder, padding_side="right")
-    rows, num_too_long = encode(examples, tokenizer, config.max_length)
-    if len(rows) == 0:
+    if not config.epochs:
+        return hand_on(folder, tokenizer, output)
+    encoded, num_too_long = encode(examples, tokenizer, config.max_length)
+    if len(encoded) == 0:
         raise InvalidInput(
             f"none of the {len(examples)} examples fits into max_length {config.max_length} tokens; raise max_length"
         )
-    settings = config.model_dump(mode="json")
-    checkpoints = Checkpoints(output, "sft", code_version("sft"), settings, config.keep_checkpoints)
-    trainer = build_trainer(config, folder, tokenizer, rows, checkpoints, output)
-    log = training.train(trainer, checkpoints, output)
-    training.export(trainer.model, tokenizer, log, output)
+    rows = pack(encoded, config.max_length) if config.packing else encoded
+    statistics = {"num_examples": len(encoded), "num_too_long": num_too_long, **describe(rows, config)}
+    checkpoints = Checkpoints(
+        output,
+        "sft",
+        code_version("sft"),
+        config,
+        config.keep_checkpoints,
+        parents={name: Parent(uri=manifest.uri, digest=manifest.digest) for name, manifest in inputs.items()},
+        sharding=config.sharding,
+        resume_from=config.resume_from,
+    )
+    trainer = build_trainer(config, folder, tokenizer, rows, [e.key for e in examples], checkpoints, output)
+    log = training.train(trainer, checkpoints, output, rows_of_step=trainer.rows_of_step)
+    training.export(trainer, tokenizer, log, output)
     final = sum(row["loss"] for row in log[-5:]) / len(log[-5:])
-    output.summary = f"{len(rows)} examples, {len(log)} steps, loss {log[0]['loss']:.2f} to {final:.2f}"
+    output.summary = f"{len(encoded)} examples, {len(log)} steps, loss {log[0]['loss']:.2f} to {final:.2f}"
     return {
-        "num_examples": len(rows),
-        "num_too_long": num_too_long,
-        "num_tokens": sum(len(row) for row in rows["input_ids"]),
-        "num_completion_tokens": sum(sum(row) for row in rows["completion_mask"]),
+        **statistics,
         "num_steps": len(log),
         "first_loss": log[0]["loss"],
         "final_loss": final,
@@ -50,58 +64,34 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     }
 
 
-def encode(examples: list[Example], tokenizer: Any, max_length: int) -> tuple[Dataset, int]:
-    """Return the examples as token ids with a mask over the completion, and how many were too long.
-
-    The prompt ends with the opened assistant turn and the completion with the end-of-turn token, just as the judge is
-    asked and answers later. Prompt and completion are tokenised apart, so no token spans the border. An over-long
-    example is dropped, never cut: a cut judgment has no verdict.
-    """
-    ids, masks, num_too_long = [], [], 0
-    for example in examples:
-        messages = [message.model_dump() for message in example.prompt]
-        prompt_text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        prompt = tokenizer(prompt_text, add_special_tokens=False)["input_ids"]
-        written = example.completion[0].content
-        completion = tokenizer(written, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-        if len(prompt) + len(completion) > max_length:
-            num_too_long += 1
-            continue
-        ids.append(prompt + completion)
-        masks.append([0] * len(prompt) + [1] * len(completion))
-    if num_too_long:
-        logger.warning("%s of %s examples are over max_length %s: dropped", num_too_long, len(examples), max_length)
-    return Dataset.from_dict({"input_ids": ids, "completion_mask": masks}), num_too_long
+def hand_on(folder: Path, tokenizer: Any, output: Output) -> dict[str, Any]:
+    """Write the base model as it is: it judges by reasoning already, and reinforcement begins with it."""
+    if ranks.is_main():
+        (output.directory / "model").mkdir()
+        for path in sorted(folder.iterdir()):
+            if path.suffix in {".safetensors", ".json"}:
+                shutil.copyfile(path, output.directory / "model" / path.name)
+        tokenizer.save_pretrained(output.directory / "model")
+        write_jsonl(output.directory / "metrics.jsonl", [])
+    output.summary = "epochs is 0: the base model is handed on"
+    return {"num_examples": 0, "num_steps": 0}
 
 
-def build_trainer(
-    config: Config, folder: Path, tokenizer: Any, rows: Dataset, checkpoints: Checkpoints, output: Output
-) -> SFTTrainer:
-    """Return a trainer over fp32 weights; bf16 means autocast over them, which learns better than bf16 weights."""
-    arguments = SFTConfig(
-        **training.common_arguments(config, checkpoints, output),
-        learning_rate=config.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": config.min_learning_rate_share},
-        warmup_steps=config.warmup_fraction,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        max_length=None,
-        completion_only_loss=True,
-        eos_token=tokenizer.eos_token,
-        pad_token=tokenizer.pad_token,
-    )
-    trainer = SFTTrainer(
-        model=load_model(folder, torch.float32),
-        args=arguments,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        callbacks=[
-            training.StopOnNonFinite(),
-            training.Report(output, ("loss", "learning_rate")),
-            training.CommitCheckpoint(checkpoints),
-        ],
-    )
-    score_learned_positions_only(trainer.model)
-    return trainer
+def describe(rows: Dataset, config: Config) -> dict[str, Any]:
+    """Return what the rows hold and how they make batches; say aloud when some are left over."""
+    num_steps = steps_per_epoch(len(rows), config.batch_size)
+    num_left_over = len(rows) - num_steps * config.batch_size
+    if num_left_over:
+        logger.warning(
+            "%s of %s rows fill no batch of %s: each epoch leaves out as many, drawn anew",
+            num_left_over, len(rows), config.batch_size,
+        )  # fmt: skip
+    num_tokens = sum(len(row) for row in rows["input_ids"])
+    found = {
+        "num_rows": len(rows),
+        "num_left_over_rows": num_left_over,
+        "num_steps_per_epoch": num_steps,
+        "num_tokens": num_tokens,
+        "num_completion_tokens": sum(label != IGNORED for row in rows["labels"] for label in row),
+    }
+    return found | ({"fill_rate": num_tokens / (len(rows) * config.max_length)} if config.packing else {})

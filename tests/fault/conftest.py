@@ -1,6 +1,8 @@
-"""A real HTTP server that speaks the chat completions protocol and misbehaves on script."""
+"""A real HTTP server that speaks the chat completions protocol and misbehaves on script; what training stages read."""
 
 import json
+import random
+import shutil
 import socket
 import struct
 import threading
@@ -14,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from components.core.manifest import Manifest, describe
+from components.core import prompts
+from components.core.manifest import MANIFEST_NAME, Manifest, describe
 from components.core.records import write_jsonl
-from components.core.schema import PreferencePair
+from components.core.schema import Example, PreferencePair
 
 
 @dataclass(frozen=True)
@@ -174,3 +177,101 @@ def commit_pairs(s3: Any, tmp_path: Path) -> Callable[..., Manifest]:
         return manifest
 
     return commit
+
+
+TRACE = (
+    "<type>Reasoning</type>\n<solution>{sum}</solution>\n<eval>\n<quote_A>{a}</quote_A>\n"
+    "<summary_A>says {a}</summary_A>\n<quote_B>{b}</quote_B>\n<summary_B>says {b}</summary_B>\n"
+    "so {label}\n</eval>\n<answer>[[{label}]]</answer>"
+)
+
+
+def sums(count: int) -> list[PreferencePair]:
+    """Pairs that ask for sums, of which one answer is right."""
+    rng = random.Random(7)
+    made = []
+    for index in range(count):
+        x, y, right_first = rng.randrange(50), rng.randrange(50), rng.random() < 0.5
+        answers = (str(x + y), str(x + y + 1)) if right_first else (str(x + y + 1), str(x + y))
+        pair = {
+            "id": f"p{index}",
+            "prompt": f"{x} + {y} = ?",
+            "response_a": answers[0],
+            "response_b": answers[1],
+            "label": "A" if right_first else "B",
+            "category": "sums",
+        }
+        made.append(PreferencePair.model_validate(pair))
+    return made
+
+
+@pytest.fixture
+def commit_folder(s3: Any) -> Callable[[Path, str], Manifest]:
+    """Return a maker of artifacts: all files of a folder, under the folder's name."""
+
+    def commit(directory: Path, kind: str) -> Manifest:
+        names = {"kind": kind, "stage": "test", "uri": f"{s3.prefix}/{directory.name}", "run_key": "k", "config": {}}
+        manifest = Manifest.model_validate({**names, "code_version": "1", "files": describe(directory)})
+        return s3.storage.commit(manifest, directory)  # type: ignore[no-any-return]
+
+    return commit
+
+
+@pytest.fixture
+def examples(commit_folder: Callable[[Path, str], Manifest], tmp_path: Path) -> Manifest:
+    """24 short traces to fine-tune on."""
+    rows = []
+    for pair in sums(24):
+        written = TRACE.format(sum="?", a=pair.response_a, b=pair.response_b, label=pair.label)
+        completion = ({"role": "assistant", "content": written},)
+        asked = prompts.render(pair, "rubric").messages
+        rows.append(Example(key=pair.key, prompt=asked, completion=completion, label=pair.label))
+    (tmp_path / "examples").mkdir()
+    write_jsonl(tmp_path / "examples" / "sft.jsonl", rows)
+    return commit_folder(tmp_path / "examples", "distillation")
+
+
+@pytest.fixture
+def rl_pairs(commit_folder: Callable[[Path, str], Manifest], tmp_path: Path) -> Manifest:
+    """12 pairs for RL, and 6 held out, in both orders."""
+    (tmp_path / "pairs").mkdir()
+    write_jsonl(tmp_path / "pairs" / "rl.jsonl", sums(12))
+    held_out = [pair.shown(swapped) for pair in sums(6) for swapped in (False, True)]
+    write_jsonl(tmp_path / "pairs" / "heldout.jsonl", held_out)
+    return commit_folder(tmp_path / "pairs", "pairs")
+
+
+@pytest.fixture
+def tiny_artifact(commit_folder: Callable[[Path, str], Manifest], tmp_path: Path, tiny_model: Path) -> Manifest:
+    """The tiny model as a stage's output."""
+    shutil.copytree(tiny_model, tmp_path / "tiny" / "model")
+    return commit_folder(tmp_path / "tiny", "model")
+
+
+@pytest.fixture
+def has_checkpoint(s3: Any) -> Callable[[str, int], bool]:
+    """Return a check whether a checkpoint of this step, or of a later one, is committed below a root."""
+
+    def check(root: str, step: int) -> bool:
+        marks = [info.uri for info in s3.storage.list(f"{root}/") if info.uri.endswith(f"/{MANIFEST_NAME}")]
+        return any(f"/checkpoints/{done:08d}/" in uri for uri in marks for done in range(step, step + 50))
+
+    return check
+
+
+@pytest.fixture
+def run_with_kills(
+    stage_runner: Callable[[str], Any], has_checkpoint: Callable[[str, int], bool]
+) -> Callable[..., tuple[Manifest, Manifest]]:
+    """Return a function that does a stage's work twice: undisturbed, and killed at two steps."""
+
+    def run(
+        stage: str, config: dict[str, Any], inputs: dict[str, Manifest], *, steps: int, seed: int
+    ) -> tuple[Manifest, Manifest]:
+        calm = stage_runner("calm").start(stage, config, inputs).finish()
+        runner = stage_runner("killed")
+        for step in sorted(random.Random(seed).sample(range(1, steps), 2)):
+            runner.start(stage, config, inputs).kill_when(lambda step=step: has_checkpoint(runner.root, step))
+        return calm, runner.start(stage, config, inputs).finish()
+
+    return run

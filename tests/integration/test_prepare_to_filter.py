@@ -11,7 +11,7 @@ import pytest
 
 from components.adapters.stage import StageResult, run_stage
 from components.core.errors import InvalidInput
-from components.core.manifest import Manifest, describe
+from components.core.manifest import Manifest, describe, hash_file
 from components.core.records import read_models, write_jsonl
 from components.core.schema import Example, PreferencePair, Trace
 from components.core.verdict import grammar_faults, parse_verdict
@@ -66,13 +66,19 @@ def test_samples_become_examples_that_are_all_right(stage: Any, s3: Any, tmp_pat
     assert Counter(label for label in labels.values()).total() == traces.statistics["pairs"]
 
 
-def test_without_distillation_no_teacher_is_asked_and_nothing_is_kept(stage: Any, s3: Any, tmp_path: Path) -> None:
+def test_without_distillation_no_teacher_is_asked_and_the_base_model_is_handed_on(
+    stage: Any, s3: Any, tmp_path: Path, tiny_model: Path
+) -> None:
     pairs = prepare(stage, distil_share=0).manifest
     traces = stage("traces", {"teacher": []}, pairs=pairs)
     examples = stage("filter", {}, pairs=pairs, traces=traces.manifest).manifest
     assert pairs.statistics["pairs"]["distil"] == 0  # type: ignore[index, call-overload]
     assert traces.manifest.statistics["summary"] == "nothing to distil"
     assert (s3.storage.fetch(examples, tmp_path / "e") / "sft.jsonl").read_bytes() == b""
+    model = stage("sft", {"base_model": str(tiny_model), "epochs": 0}, examples=examples).manifest
+    handed = {entry.path: entry.sha256 for entry in model.files}
+    assert handed["model/model.safetensors"] == hash_file(tiny_model / "model.safetensors")
+    assert {"model/config.json", "model/tokenizer.json", "model/chat_template.jinja", "metrics.jsonl"} <= set(handed)
     with pytest.raises(InvalidInput, match="teacher"):
         stage("traces", {"teacher": []}, pairs=prepare(stage).manifest)
 

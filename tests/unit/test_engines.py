@@ -257,6 +257,21 @@ def test_open_engine_loads_what_is_named(tiny_model: Path) -> None:
     judge.close()
 
 
+def test_random_weights_need_no_weight_files_and_are_the_same_each_time(tiny_model: Path, tmp_path: Path) -> None:
+    for file in tiny_model.iterdir():
+        if file.suffix != ".safetensors":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(OSError, match="safetensors"):
+        open_engine("transformers", tmp_path, precision="fp32")
+    found = []
+    for _ in range(2):
+        judge = open_engine("transformers", tmp_path, precision="fp32", load_format="dummy")
+        found.append(judge.generate(ASKED, Sampling(max_tokens=8, temperature=1.0, seed=3)))
+        judge.close()
+    assert found[0] == found[1]
+    assert len({completion.token_ids for completion in found[0]}) > 1
+
+
 def test_without_vllm_the_remedy_is_named(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(InvalidInput, match=r"needs vLLM.*set engine to 'transformers'"):

@@ -1,5 +1,6 @@
 """The sample data is what its builder makes, is balanced, and holds exactly the faults that its card declares."""
 
+import gzip
 import json
 from collections import Counter
 from functools import cache
@@ -14,7 +15,7 @@ from components.core.verdict import grammar_faults, parse_verdict
 from samples import build
 from samples.card import chosen_is_longer
 from samples.task import Params, words
-from samples.traces import FAULTS, Case, fault_of
+from samples.traces import FAULTS, Case, fault_of, record
 
 CHECKS = {kind.name: kind.check for kind in build.KINDS}
 BOTH_ORDERS = (False, True)
@@ -86,6 +87,77 @@ def test_check_fails_until_the_files_are_written(tmp_path: Path, monkeypatch: py
     (tmp_path / "README.md").write_text("edited by hand")
     with pytest.raises(SystemExit, match=r"README\.md"):
         build.main()
+
+
+@cache
+def extended() -> dict[str, Case]:
+    return {case.pair_id: case for case in build.build_cases(5000)}
+
+
+def test_more_pairs_have_the_samples_among_them_and_are_all_distinct(tmp_path: Path) -> None:
+    build.extend(1100, tmp_path / "new" / "folder")
+    first = (tmp_path / "new" / "folder" / "traces.jsonl.gz").read_bytes()
+    more = gzip.decompress((tmp_path / "new" / "folder" / "pairs.jsonl.gz").read_bytes()).decode().splitlines()
+    made = [PreferencePair.model_validate_json(line) for line in more]
+
+    assert len(made) == len({pair.id for pair in made}) == len({pair.prompt for pair in made}) == 1100
+    assert set((build.read("pairs.jsonl.gz") or "").splitlines()) < set(more)
+    keys = [json.loads(line)["key"] for line in gzip.decompress(first).decode().splitlines()]
+    assert sorted(keys) == sorted(pair.shown(swapped).key for pair in made for swapped in BOTH_ORDERS)
+
+    build.extend(1100, tmp_path)
+    assert (tmp_path / "traces.jsonl.gz").read_bytes() == first
+
+
+def test_five_thousand_pairs_are_checked_and_balanced_like_the_samples() -> None:
+    counts = Counter(case.category for case in extended().values())
+    assert extended().items() >= cases().items()
+    assert len(extended()) == counts.total() == 5000
+    assert {counts[name] for name in CHECKS} == {328, 329}
+    assert len({(case.turns, case.prompt) for case in extended().values()}) == 5000
+    for category, check in CHECKS.items():
+        group = [case for case in extended().values() if case.category == category]
+        assert all(check(case.params, case.right.text) for case in group), category
+        assert not any(check(case.params, case.wrong.text) for case in group), category
+        longer = sum(len(case.right.text) > len(case.wrong.text) for case in group) / len(group)
+        assert 0.4 <= longer <= 0.6, f"{category}: the chosen answer is longer in {longer:.0%}"
+        assert 0.45 <= sum(case.label == "A" for case in group) / len(group) <= 0.55, category
+
+
+def test_sound_judgments_of_five_thousand_pairs_keep_the_grammar_and_are_right() -> None:
+    for case in extended().values():
+        for swapped in BOTH_ORDERS:
+            if not fault_of(case.key(swapped)):
+                text = str(record(case, swapped)["text"])
+                assert grammar_faults(text, "rubric") == [], case.key(swapped)
+                assert parse_verdict(text).winner == case.winner(swapped), case.key(swapped)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--pairs", "971", "--output", "new"], "971 pairs are fewer than the samples themselves; ask for 972"),
+        (["--pairs", "20000", "--output", "new"], r"no new question in 1000 draws of \w+; ask for fewer pairs"),
+    ],
+)
+def test_a_number_of_pairs_that_cannot_be_is_refused(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["build", *arguments])
+    with pytest.raises(SystemExit, match=words):
+        build.main()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--pairs", "1000"], ["--output", "x"], ["--check", "--pairs", "1", "--output", "x"]]
+)
+def test_half_a_wish_for_more_pairs_is_refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["build", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        build.main()
+    assert caught.value.code == 2
 
 
 def test_there_is_enough_of_each() -> None:

@@ -1,6 +1,5 @@
 """What is trained on, token by token; what the reward sees; what stops a training run."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,115 +9,65 @@ import torch
 from torch import nn
 
 from components.adapters import training
-from components.adapters.engines.transformers import TransformersEngine
-from components.adapters.models import fingerprint, load_model, load_tokenizer, resolve
-from components.core import prompts
-from components.core.errors import InvalidInput, ReasrmError
-from components.core.schema import Example, Message, PreferencePair
-from components.grpo.config import Config as GrpoConfig
-from components.grpo.run import build_rows, reward_from_verdict
-from components.sft.run import encode
-
-PAIR = PreferencePair(
-    id="p", prompt=(Message(role="user", content="2 + 2 = ?"),), response_a="4", response_b="5", label="A"
-)
-COMPLETION = "<eval>A is right.</eval>\n<answer>[[A]]</answer>"
-
-
-def example(completion: str = COMPLETION) -> Example:
-    return Example(
-        key="p:ab",
-        prompt=prompts.render(PAIR, "rubric").messages,
-        completion=(Message(role="assistant", content=completion),),
-        label="A",
-    )
-
-
-def test_loss_counts_the_completion_and_its_end_only(tiny_model: Path) -> None:
-    tokenizer = load_tokenizer(tiny_model)
-    rows, num_too_long = encode([example()], tokenizer, 4096)
-    ids, mask = rows[0]["input_ids"], rows[0]["completion_mask"]
-    learned = [token for token, counts in zip(ids, mask, strict=True) if counts]
-    given = [token for token, counts in zip(ids, mask, strict=True) if not counts]
-    assert num_too_long == 0
-    assert tokenizer.decode(learned) == COMPLETION + tokenizer.eos_token
-    assert tokenizer.decode(given).endswith("<|im_start|>assistant\n")
-    assert mask == sorted(mask)
-
-
-def test_training_prompt_is_the_one_that_the_judge_is_asked(tiny_model: Path) -> None:
-    tokenizer = load_tokenizer(tiny_model)
-    rows, _ = encode([example()], tokenizer, 4096)
-    engine = TransformersEngine(load_model(tiny_model, torch.float32), tokenizer, 1)
-    asked = engine.encode(prompts.render(PAIR, "rubric").messages)
-    assert rows[0]["input_ids"][: len(asked)] == asked
-    assert rows[0]["completion_mask"][: len(asked) + 1] == [0] * len(asked) + [1]
-
-
-def test_over_long_examples_are_dropped_and_counted_never_cut(tiny_model: Path) -> None:
-    tokenizer = load_tokenizer(tiny_model)
-    length = len(encode([example()], tokenizer, 4096)[0][0]["input_ids"])
-    rows, num_too_long = encode([example(), example(COMPLETION + " ")], tokenizer, length)
-    assert (len(rows), num_too_long) == (1, 1)
-    assert encode([example()], tokenizer, length - 1)[1] == 1
-
-
-def test_rl_rows_carry_the_label_beside_the_prompt_and_never_in_it(tiny_model: Path) -> None:
-    tokenizer = load_tokenizer(tiny_model)
-    config = GrpoConfig(max_prompt_tokens=4096)
-    other = PAIR.model_copy(update={"label": "B"})
-    rows, num_too_long = build_rows([PAIR, other], tokenizer, config)
-    assert num_too_long == 0
-    assert list(rows["label"]) == ["A", "B"]
-    assert json.dumps(rows[0]["prompt"]) == json.dumps(rows[1]["prompt"])
-    assert build_rows([PAIR], tokenizer, GrpoConfig(max_prompt_tokens=16))[1] == 1
-
-
-def rewards(texts: list[str], ids: list[list[int]], labels: list[str]) -> tuple[list[float], dict[str, float]]:
-    logged: dict[str, float] = {}
-    found = reward_from_verdict(
-        completions=[[{"role": "assistant", "content": text}] for text in texts],
-        completion_ids=ids,
-        label=labels,
-        trainer_state=SimpleNamespace(end_ids=[2]),
-        log_metric=logged.__setitem__,
-    )
-    return found, logged
-
-
-def test_reward_of_each_rollout() -> None:
-    two = COMPLETION + "<answer>[[B]]</answer>"
-    texts = [COMPLETION, COMPLETION, COMPLETION, two, ""]
-    found, logged = rewards(texts, [[5, 2], [5, 2], [5, 6], [5, 2], []], ["A", "B", "A", "A", "A"])
-    assert found == [1.0, -1.0, -1.0, -1.0, -1.0]  # right, wrong, cut off, two verdicts, nothing at all
-    assert logged == {"valid_rate": 0.4}
-
-
-def test_non_finite_gradient_stops_before_the_optimizer_step() -> None:
-    model = nn.Linear(2, 1)
-    model(torch.ones(1, 2)).sum().backward()
-    callback, state = training.StopOnNonFinite(), SimpleNamespace(global_step=4)
-    callback.on_pre_optimizer_step(None, state, None, model=model)
-    for poison in (float("nan"), float("inf")):
-        assert model.weight.grad is not None
-        model.weight.grad[0, 0] = poison
-        with pytest.raises(ReasrmError, match="gradient of step 5 is not finite"):
-            callback.on_pre_optimizer_step(None, state, None, model=model)
-
-
-def test_a_model_with_a_non_finite_weight_is_not_exported(tmp_path: Path) -> None:
-    model = nn.Linear(2, 1)
-    with torch.no_grad():
-        model.bias.fill_(float("nan"))
-    with pytest.raises(ReasrmError, match="bias has non-finite values"):
-        training.export(model, None, [], SimpleNamespace(directory=tmp_path))  # type: ignore[arg-type]
-    assert list(tmp_path.iterdir()) == []
+from components.adapters.models import fingerprint, load_model, resolve
+from components.adapters.training.disk import checkpoint_bytes
+from components.adapters.training.sharding import deepspeed_config
+from components.adapters.training.trainable import check_liger, pick_attention
+from components.core.errors import InvalidInput
+from components.core.training import LoraSettings, TrainingConfig
 
 
 def test_too_small_a_disk_is_named_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
-    with pytest.raises(InvalidInput, match="two checkpoints need"):
-        training.check_disk(nn.Linear(1000, 1000), tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=24_000_000))
+    trainer = SimpleNamespace(model=nn.Linear(1000, 1000), args=SimpleNamespace(deepspeed=None, bf16=True))
+    with pytest.raises(InvalidInput, match=r"two checkpoints need 0\.0 GB"):
+        training.check_disk(trainer, tmp_path)
+    trainer.model.weight.requires_grad_(False)  # what LoRA freezes is not saved
+    training.check_disk(trainer, tmp_path)
+
+
+def test_a_checkpoint_takes_the_room_of_its_parts() -> None:
+    billion = 10**9
+    assert checkpoint_bytes(billion, 4 * billion, stage=0, machines=1) == 12 * billion  # fp32 and two moments
+    assert checkpoint_bytes(billion, 2 * billion, stage=2, machines=1) == 16 * billion  # whole and engine's bf16, 12
+    assert checkpoint_bytes(billion, 2 * billion, stage=2, machines=2) == 10 * billion
+    assert checkpoint_bytes(billion, 2 * billion, stage=3, machines=2) == 8 * billion
+
+
+def test_sharding_settings_reach_deepspeed() -> None:
+    assert deepspeed_config(TrainingConfig(), on_gpu=True) is None
+    second = deepspeed_config(TrainingConfig(sharding="zero2", offload="optimizer"), on_gpu=True, num_nodes=2)
+    assert second is not None
+    assert second["zero_optimization"]["stage"] == 2
+    assert second["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
+    assert "offload_param" not in second["zero_optimization"]
+    assert second["checkpoint"]["use_node_local_storage"]
+    third = deepspeed_config(TrainingConfig(sharding="zero3", offload="all"), on_gpu=False)
+    assert third is not None
+    assert third["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
+    assert third["zero_optimization"]["offload_param"] == {"device": "cpu", "pin_memory": False}
+    assert not third["zero_force_ds_cpu_optimizer"]
+    assert not third["checkpoint"]["use_node_local_storage"]
+
+
+def test_kernels_that_cannot_be_had_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert pick_attention("auto", in_bf16=True) == "sdpa"
+    assert pick_attention("eager", in_bf16=True) == "eager"
+    with pytest.raises(InvalidInput, match="needs a GPU and the package flash-attn"):
+        pick_attention("flash_attention_2", in_bf16=True)
+    with pytest.raises(InvalidInput, match="there is none; set liger to false"):
+        check_liger(TrainingConfig(liger=True))
+
+
+def test_adapters_go_to_all_linear_layers_unless_named() -> None:
+    assert training.peft_config(TrainingConfig()) is None
+    everywhere = training.peft_config(TrainingConfig(lora=LoraSettings(rank=3, alpha=5)))
+    assert everywhere is not None
+    assert (everywhere.r, everywhere.lora_alpha, everywhere.target_modules) == (3, 5, "all-linear")
+    named = training.peft_config(TrainingConfig(lora=LoraSettings(targets=("q_proj",))))
+    assert named is not None
+    assert named.target_modules == {"q_proj"}
 
 
 class NoStorage:
@@ -139,12 +88,6 @@ def test_base_models_are_found_or_refused_in_words(tiny_model: Path, tmp_path: P
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(InvalidInput, match="pickled weights are refused"):
         resolve(str(tmp_path), storage, tmp_path)
-
-
-@pytest.mark.parametrize(("prompts_per_step", "micro"), [(3, 4), (1, 3)])
-def test_batches_that_do_not_divide_are_refused(prompts_per_step: int, micro: int) -> None:
-    with pytest.raises(ValueError, match="must divide"):
-        GrpoConfig(prompts_per_step=prompts_per_step, num_generations=2, micro_batch_size=micro)
 
 
 def test_cpu_head_gives_the_scores_and_gradients_of_trls_head(tiny_model: Path) -> None:

@@ -11,6 +11,7 @@ from components.adapters.engines.base import (
     Completion,
     Conversation,
     Engine,
+    LoadFormat,
     OnBatch,
     OnCompletion,
     Sampling,
@@ -23,6 +24,7 @@ __all__ = [
     "Completion",
     "Conversation",
     "Engine",
+    "LoadFormat",
     "OnBatch",
     "OnCompletion",
     "Sampling",
@@ -42,11 +44,13 @@ def open_engine(
     max_model_tokens: int | None = None,
     tensor_parallel: int = 1,
     memory_fraction: float = 0.9,
+    load_format: LoadFormat = "auto",
 ) -> Engine:
     """Load the model in a folder; the caller closes the engine.
 
     `batch_size` is transformers', the number of prompts padded to one matrix; `tensor_parallel` and `memory_fraction`
-    are vLLM's. `max_model_tokens` lowers the model's own limit of prompt and answer together.
+    are vLLM's. `max_model_tokens` lowers the model's own limit of prompt and answer together. With `load_format`
+    "dummy" the folder needs a config and a tokenizer only: speed can be measured without weights.
 
     Raises:
         InvalidInput: the engine is not installed, or the settings do not go with the model.
@@ -55,7 +59,7 @@ def open_engine(
     if kind == "transformers":
         from components.adapters.engines.transformers import TransformersEngine
 
-        return TransformersEngine.load(folder, batch_size, precision, max_model_tokens)
+        return TransformersEngine.load(folder, batch_size, precision, max_model_tokens, load_format)
     from components.adapters.engines.vllm import VLLMEngine
 
     return VLLMEngine(
@@ -64,4 +68,5 @@ def open_engine(
         max_model_tokens=max_model_tokens,
         tensor_parallel=tensor_parallel,
         memory_fraction=memory_fraction,
+        load_format=load_format,
     )

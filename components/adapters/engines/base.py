@@ -3,13 +3,15 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from components.core.errors import InvalidInput
 from components.core.schema import Message
 
 Conversation = Sequence[Message]
 OnBatch = Callable[[int, float], None]
+LoadFormat = Literal["auto", "dummy"]
+"""`auto` reads the folder's safetensors; `dummy` needs none and makes random weights: what it writes means nothing."""
 
 
 @dataclass(frozen=True)

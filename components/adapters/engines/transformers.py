@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from components.adapters.engines.base import Completion, OnBatch, OnCompletion, Sampling, one_each
+from components.adapters.engines.base import Completion, LoadFormat, OnBatch, OnCompletion, Sampling, one_each
 from components.adapters.engines.local import LocalEngine
 from components.adapters.models import context_tokens, end_ids, load_model, load_tokenizer, pick_precision
 from components.core.errors import Transient
@@ -36,13 +36,19 @@ class TransformersEngine(LocalEngine):
 
     @classmethod
     def load(
-        cls, folder: Path, batch_size: int, precision: str = "auto", max_model_tokens: int | None = None
+        cls,
+        folder: Path,
+        batch_size: int,
+        precision: str = "auto",
+        max_model_tokens: int | None = None,
+        load_format: LoadFormat = "auto",
     ) -> "TransformersEngine":
         """Load model and tokenizer from a folder."""
         import torch
 
         dtype = torch.bfloat16 if pick_precision(precision) == "bf16" else torch.float32
-        return cls(load_model(folder, dtype).eval(), load_tokenizer(folder), batch_size, max_model_tokens)
+        model = load_model(folder, dtype) if load_format == "auto" else _random_model(folder, dtype)
+        return cls(model.eval(), load_tokenizer(folder), batch_size, max_model_tokens)
 
     def generate_ids(
         self,
@@ -128,6 +134,8 @@ class TransformersEngine(LocalEngine):
                 # What a model's own generation_config asks for would bend scores and rollouts (Qwen2.5 ships 1.05).
                 repetition_penalty=1.0,
                 no_repeat_ngram_size=0,
+                # With ZeRO-3 the processes would be kept in step token by token, and they have batches of their own.
+                synced_gpus=False,
                 stopping_criteria=criteria,
                 **how,
             )
@@ -140,6 +148,16 @@ class TransformersEngine(LocalEngine):
         import torch
 
         return torch.full((ids.shape[0],), self._closed.is_set(), dtype=torch.bool, device=ids.device)
+
+
+def _random_model(folder: Path, dtype: Any) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.random.fork_rng(), torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def _stop_in_circles(width: int, loop_tokens: int) -> Any:

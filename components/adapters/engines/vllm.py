@@ -16,7 +16,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, ClassVar
 
-from components.adapters.engines.base import Completion, OnBatch, OnCompletion, Sampling, one_each, seed_of
+from components.adapters.engines.base import (
+    Completion,
+    LoadFormat,
+    OnBatch,
+    OnCompletion,
+    Sampling,
+    one_each,
+    seed_of,
+)
 from components.adapters.engines.local import LocalEngine
 from components.adapters.engines.vllm_steps import Steps
 from components.adapters.models import load_end_ids, load_tokenizer, pick_precision
@@ -57,6 +65,7 @@ class VLLMEngine(LocalEngine):
         tensor_parallel: int = 1,
         memory_fraction: float = 0.9,
         seed: int = 0,
+        load_format: LoadFormat = "auto",
     ) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -78,7 +87,8 @@ class VLLMEngine(LocalEngine):
                 gpu_memory_utilization=memory_fraction,
                 seed=seed,
                 trust_remote_code=False,
-                load_format="safetensors",
+                load_format="dummy" if load_format == "dummy" else "safetensors",
+                enable_prefix_caching=True,  # judge prompts share their beginning, samples of one pair all of it
                 generation_config="vllm",  # not the model's, which would bend what is sampled
                 use_tqdm_on_load=False,
                 stream_interval=CHECK_EVERY,  # tokens between two looks at an answer that may loop
