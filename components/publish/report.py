@@ -74,6 +74,8 @@ def _pictures(release: Release) -> dict[str, str]:
         "waterfall": figures.falls(waterfall(evidence.manifests["distillation"])),
         "sft_loss": figures.curve("SFT loss", evidence.sft_metrics, "loss"),
         "reward": figures.curve("GRPO reward", evidence.grpo_metrics, "reward"),
+        "held_out": figures.curve("GRPO strict accuracy", evidence.grpo_metrics, "eval.strict_accuracy", share=True),
         "kl": figures.curve("GRPO KL", evidence.grpo_metrics, "kl"),
+        "length": figures.curve("GRPO length", evidence.grpo_metrics, "completion_tokens"),
         "valid": figures.curve("GRPO valid rate", evidence.grpo_metrics, "valid_rate", share=True),
     }

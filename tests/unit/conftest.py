@@ -193,7 +193,16 @@ def make_inputs(root: Path) -> LocalInputs:
         "sft": {"metrics.jsonl": [{"step": s, "loss": 2 / (1 + s / 9), "learning_rate": 1e-5} for s in range(1, 41)]},
         "grpo": {
             "metrics.jsonl": [
-                {"step": s, "loss": 0.0, "reward": s / 10 - 0.5, "kl": s * 0.001, "valid_rate": 0.9} for s in range(9)
+                {
+                    "step": s,
+                    "loss": 0.0,
+                    "reward": s / 10 - 0.5,
+                    "kl": s * 0.001,
+                    "valid_rate": 0.9,
+                    "completion_tokens": 90.0,
+                }
+                | ({"eval.strict_accuracy": s / 10} if s % 4 == 0 else {})
+                for s in range(9)
             ]
         },
         "benchmark": {},

@@ -373,7 +373,7 @@ def test_report_and_card_do_without_any_score(evidence):
 
 def test_report_has_a_picture_for_each_series(evidence):
     page = render_report(released(evidence))
-    assert page.count("<svg ") == 6
+    assert page.count("<svg ") == 8
     assert "not recorded" not in page
     parsed = Tags(page)
     ids = [value for _, name, value in parsed.attributes if name == "id"]
