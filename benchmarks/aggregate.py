@@ -1,7 +1,7 @@
 """Time the scores of a benchmark of RMB's size: 17,131 pairs and 3,786 lists with 8,714 worse answers, 3,100 prompts.
 
-    python benchmarks/aggregate.py
-    python benchmarks/aggregate.py --prompts 1000000    # hardly two items on one prompt: the most there is to draw
+    python -m benchmarks.aggregate
+    python -m benchmarks.aggregate --prompts 1000000    # hardly two items on one prompt: the most there is to draw
 
 The outcomes are seeded: prompts differ in how hard they are, and two judges err on the same ones. Each step runs in a
 process of its own with one thread, and prints the seconds without and the peak of its resident memory with the start of

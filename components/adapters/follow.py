@@ -62,5 +62,7 @@ def follow_stage(stage: str, config: Mapping[str, Any], inputs: Mapping[str, Man
     directory = work.workdir / "followers" / str(ranks.rank())
     work.run(directory, SilentRun(), SilentProgress())
     shutil.rmtree(directory, ignore_errors=True)
-    if ranks.local_rank() == 0:
-        work.clear(COPIES)  # Not the output: machines may share this folder, and the first process sends it now.
+    # Without a group nobody knows whether others still read. Not the output: machines may share this folder, and the
+    # first process sends it now.
+    if ranks.leave() and ranks.local_rank() == 0:
+        work.clear(COPIES)

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -30,8 +30,11 @@ logger = logging.getLogger(__name__)
 STOP_VARIABLE = "REASRM_STOP_SECONDS"
 STOP_SECONDS = 300
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
+LAUNCHER_VARIABLE = "REASRM_LAUNCHER_PID"
 # The kernel kills silently: the agent finds a killed process only after others have noticed that it is gone.
 NOTICED_SECONDS = 2.0
+_STOPPED = "stopped by SIGTERM"
+"""How the message of a process that was asked to end begins."""
 _FOLDER = "{folder}"
 _PR_SET_PDEATHSIG = 1
 
@@ -73,8 +76,11 @@ class Launcher(Protocol):
 def is_wanted(config: TrainingConfig) -> bool:
     """Say whether the work is not for this process alone.
 
-    One process that sees several GPUs is launched too: the trainer would else spread over them by threads.
+    One process that sees several GPUs is launched too: the trainer would else spread over them by threads. SFT with no
+    epochs only hands a model on, which one process does.
     """
+    if getattr(config, "epochs", None) == 0:  # a setting of SFT alone
+        return False
     return config.nodes > 1 or processes_here(config) > 1 or (config.processes == 1 and _num_gpus() > 1)
 
 
@@ -85,14 +91,14 @@ def processes_here(config: TrainingConfig) -> int:
 
 def check(stage: str, config: TrainingConfig, launcher: Launcher | None) -> None:
     """Raise InvalidInput where the processes that are asked for cannot be started from here."""
-    _stop_seconds()
+    stop_seconds = _stop_seconds()
     if config.nodes > 1:
         if launcher is None:
             raise InvalidInput(
                 f"nodes is {config.nodes}, and this process can start others only on its own machine: on each machine "
-                f"start `torchrun --nnodes={config.nodes} --nproc-per-node={config.processes} --rdzv-backend=c10d "
-                f"--rdzv-endpoint=<first machine>:29500 --rdzv-id=<one name> -m components.{stage} --config ... "
-                "--inputs ... --output ...`, or take nodes = 1"
+                f"start `TORCH_ELASTIC_SHUTDOWN_TIMEOUT={stop_seconds} torchrun --nnodes={config.nodes} "
+                f"--nproc-per-node={config.processes} --rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500 "
+                f"--rdzv-id=<one name> -m components.{stage} --config ... --inputs ... --output ...`, or take nodes = 1"
             )
         return
     asked, num_gpus = processes_here(config), _num_gpus()
@@ -187,7 +193,18 @@ class Failure:
         left = failure.error_file_data
         if "moment" in left:
             return cls(rank, failure.exitcode, float(left["moment"]), str(left["message"]))
-        return cls(rank, failure.exitcode, failure.timestamp - NOTICED_SECONDS)
+        found = cls(rank, failure.exitcode, failure.timestamp)
+        return found if found.is_crash else replace(found, moment=found.moment - NOTICED_SECONDS)
+
+    @property
+    def is_crash(self) -> bool:
+        """Say whether it ended itself by a signal: on its own, or as NCCL does when another one is gone (SIGABRT)."""
+        return self.exit_code < 0 and not self.message and -self.exit_code not in (signal.SIGKILL, signal.SIGTERM)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Say whether it ended because it was asked to."""
+        return self.exit_code == -signal.SIGTERM or self.message.startswith(_STOPPED)
 
     def error(self, num_processes: int) -> ReasrmError:
         """Return the error that this process ended with, under its rank."""
@@ -208,8 +225,19 @@ class Failure:
 
 
 def first(failures: Sequence[Failure]) -> Failure:
-    """Return the failure that the others follow from: the earliest; SIGTERM is how the agent ends the others."""
-    return min(failures, key=lambda failure: (failure.exit_code == -signal.SIGTERM, failure.moment, failure.rank))
+    """Return the failure that the others follow from: the earliest; SIGTERM is how the agent ends the others.
+
+    A crash says least, and often follows from what another process could still say.
+    """
+
+    def order(failure: Failure) -> tuple[bool, float, int]:
+        return failure.exit_code == -signal.SIGTERM, failure.moment, failure.rank
+
+    crashes = [failure for failure in failures if failure.is_crash]
+    told = min((failure for failure in failures if not failure.is_crash), key=order, default=None)
+    if told is None or told.is_stopped:
+        return min([*crashes, *([told] if told else [])], key=order)
+    return told
 
 
 def report_failure(error: BaseException) -> None:
@@ -229,9 +257,15 @@ def report_failure(error: BaseException) -> None:
 
 
 def end_with_launcher() -> None:
-    """Let the kernel end this process when the agent that started it dies (on Linux): orphans would keep the GPUs."""
+    """Let the kernel end this process when the agent that started it dies (on Linux): orphans would keep the GPUs.
+
+    Ends it now if a launcher of ours is dead already.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    launcher = os.environ.get(LAUNCHER_VARIABLE)
+    if launcher is not None and launcher != str(os.getppid()):
+        sys.exit(f"the process {launcher} that started this one is gone")
 
 
 def _num_gpus() -> int:
@@ -253,7 +287,7 @@ def _variables(job: Job) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // int(job.processes)))
-    return {**job.environment, "PYTHONPATH": path, "OMP_NUM_THREADS": threads}
+    return {**job.environment, "PYTHONPATH": path, "OMP_NUM_THREADS": threads, LAUNCHER_VARIABLE: str(os.getpid())}
 
 
 @contextmanager

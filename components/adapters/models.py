@@ -136,6 +136,13 @@ def context_tokens(config: Any, max_model_tokens: int | None = None) -> int:
     return min(longest or sys.maxsize, max_model_tokens or sys.maxsize)
 
 
+def load_context_tokens(folder: Path) -> int:
+    """Return the most tokens that the model in a folder was made for, without loading its weights."""
+    from transformers import AutoConfig
+
+    return context_tokens(AutoConfig.from_pretrained(folder, trust_remote_code=False))
+
+
 def pick_precision(precision: str) -> str:
     """Return bf16 or fp32. `auto` is bf16 on a GPU; on a CPU it multiplies two matrices in both and takes the faster.
 

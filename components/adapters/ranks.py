@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_MACHINE = ("GROUP_RANK", "LOCAL_WORLD_SIZE")
 
 
 def rank() -> int:
@@ -50,7 +51,7 @@ def forget_strays() -> None:
     The trainer and vLLM read them too, and would wait for processes that do not exist.
     """
     if not launched():
-        for name in PLACE:
+        for name in (*PLACE, *_MACHINE):
             os.environ.pop(name, None)
 
 
@@ -77,13 +78,23 @@ def fetch_once(folder: Path, what: str, fetch: Callable[[], object]) -> Path:
     if not launched():
         fetch()
         return folder
-    launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.environ['MASTER_PORT']} {os.getppid()}"
+    agent = f"{os.getppid()} {_start_of(os.getppid())}"  # the mark may outlive it, and all else may come again
+    launch = f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.environ['MASTER_PORT']} {agent}"
     with in_turn(folder), folder.with_name(f".{folder.name}.fetched").open("a+", encoding="utf-8") as done:
         done.seek(0)
         if f"{launch} {what}" not in done.read().splitlines() or not folder.exists():
             fetch()
             done.write(f"{launch} {what}\n")
     return folder
+
+
+def _start_of(process_id: int) -> str:
+    """Return when a process began, in the kernel's ticks (field 22 in proc(5)); "" where that is not told."""
+    try:
+        text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text.rpartition(")")[2].split()[19]
 
 
 def barrier() -> None:
@@ -110,12 +121,14 @@ def gather(value: Any) -> list[Any]:
     return found
 
 
-def leave() -> None:
-    """Wait until every process has done its part and take down the process group, where one was made."""
+def leave() -> bool:
+    """Wait until every process has done its part and take down the process group; return False where none was made."""
     if world_size() == 1:
-        return
+        return False
     import torch.distributed
 
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
+    if not torch.distributed.is_initialized():
+        return False
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    return True

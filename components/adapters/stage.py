@@ -145,7 +145,6 @@ class Work:
         )
         stage = importlib.import_module(f"components.{self.stage}.run")
         statistics = stage.run(self.settings, Inputs(self.inputs, self.storage, self.workdir / "inputs"), output)
-        ranks.leave()  # Nothing is committed unless all processes came this far.
         return statistics, output
 
     def clear(self, folders: Sequence[str]) -> None:
@@ -213,6 +212,7 @@ def run_stage(
                 progress.end("reused", str(committed.statistics.get("summary", "")), uri=work.uri)
                 return StageResult(committed, reused=True)
             statistics, output = work.run(work.workdir / "output", tracking, progress)
+            ranks.leave()  # Nothing is committed unless all processes came this far.
             if work.sources is not None:
                 statistics.setdefault("sources", work.sources)
             manifest = Manifest(

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from threading import Event
 from typing import Any
 
 import boto3
@@ -30,7 +31,7 @@ from botocore.exceptions import (
 )
 from s3transfer.exceptions import S3DownloadFailedError
 
-from components.core.errors import InvalidInput, ReasrmError, Transient
+from components.core.errors import Damaged, InvalidInput, ReasrmError, Transient
 from components.core.manifest import MANIFEST_NAME, FileEntry, Manifest, hash_file
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,10 @@ _REFUSED = {
     "AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "403",
     "ExpiredToken", "InvalidBucketName", "AuthorizationHeaderMalformed",
 }  # fmt: skip
+
+
+class _GivenUp(Exception):
+    """A download that nobody waits for any more."""
 
 
 @dataclass(frozen=True)
@@ -187,12 +192,14 @@ class Storage:
     def download(self, uri: str, path: Path, size: int, sha256: str, progress: OnBytes | None = None) -> None:
         """Download a file in parallel ranges; it appears under its name only once its sha256 is right.
 
-        Raises ReasrmError when the object is missing, or damaged twice in a row.
+        Raises Damaged when the object is missing, or its bytes are wrong twice in a row, and Transient when it was
+        replaced twice meanwhile.
         """
         bucket, key = split(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+        replaced: S3DownloadFailedError | None = None
         try:
             for _ in range(2):
                 try:
@@ -200,14 +207,18 @@ class Storage:
                         self.client.download_file(bucket, key, str(temporary), Callback=progress, Config=self._transfer)
                 except S3DownloadFailedError as error:  # another writer replaced the object between two ranges
                     logger.warning("%s changed during its download (%s); downloading it once more", uri, error)
+                    replaced = error
                     continue
+                replaced = None
                 if temporary.stat().st_size == size and hash_file(temporary) == sha256:
                     temporary.replace(path)
                     return
                 logger.warning("%s does not match its sha256; downloading it once more", uri)
         finally:
             temporary.unlink(missing_ok=True)
-        raise ReasrmError(f"{uri} is damaged: its bytes do not have the sha256 {sha256} that its manifest states")
+        if replaced is not None:
+            raise Transient(f"{uri} was replaced while it was downloaded ({replaced}); run again") from replaced
+        raise Damaged(f"{uri} is damaged: its bytes do not have the sha256 {sha256} that its manifest states")
 
     # -- artifacts -----------------------------------------------------------------------------------------------
 
@@ -245,21 +256,22 @@ class Storage:
         return manifest
 
     def open(self, uri: str) -> Manifest | None:
-        """Return the manifest of the artifact at `uri`, or None when none is committed there."""
+        """Return the manifest of the artifact at `uri`, or None when none is committed there; Damaged if it is none."""
         data = self.read_bytes(f"{uri.rstrip('/')}/{MANIFEST_NAME}")
         if data is None:
             return None
         try:
             return Manifest.from_bytes(data)
         except ValueError as error:
-            raise ReasrmError(f"{uri}/{MANIFEST_NAME} is not a manifest of this pipeline: {error}") from error
+            raise Damaged(f"{uri}/{MANIFEST_NAME} is not a manifest of this pipeline: {error}") from error
 
     def fetch(
         self, manifest: Manifest, directory: Path, only: Sequence[str] | None = None, progress: OnBytes | None = None
     ) -> Path:
         """Download an artifact's files (or those named) and return the folder; right files are not fetched again.
 
-        Raises InvalidInput for unsafe paths and for too little disk, ReasrmError for damaged objects.
+        Raises InvalidInput for unsafe paths and for too little disk, Damaged for what is missing or wrong. Downloads
+        under way end at once when one fails or this thread is interrupted.
         """
         entries = [entry for entry in manifest.files if only is None or entry.path in only]
         for name in only or ():
@@ -269,10 +281,18 @@ class Storage:
         missing = [entry for entry in entries if not _is_there(directory / entry.path, entry)]
         _check_disk(directory, sum(entry.size for entry in missing))
 
-        def get(entry: FileEntry) -> None:
-            self.download(f"{manifest.uri}/{entry.path}", directory / entry.path, entry.size, entry.sha256, progress)
+        ended = Event()
 
-        self._for_each(get, missing)
+        def count(num_bytes: int) -> None:
+            if ended.is_set():
+                raise _GivenUp
+            if progress is not None:
+                progress(num_bytes)
+
+        def get(entry: FileEntry) -> None:
+            self.download(f"{manifest.uri}/{entry.path}", directory / entry.path, entry.size, entry.sha256, count)
+
+        self._for_each(get, missing, ended)
         return directory
 
     def verify(self, manifest: Manifest) -> Sequence[str]:
@@ -305,14 +325,21 @@ class Storage:
                     return None
                 raise
 
-    def _for_each(self, work: Callable[[FileEntry], None], entries: Sequence[FileEntry]) -> None:
-        """Work on several files at once; the first failure keeps the ones not yet begun from starting."""
+    def _for_each(
+        self, work: Callable[[FileEntry], None], entries: Sequence[FileEntry], ended: Event | None = None
+    ) -> None:
+        """Work on several files at once; the first failure keeps the ones not yet begun from starting.
+
+        `ended` is set when no more is to be done, so that what is under way can end early.
+        """
         with ThreadPoolExecutor(max_workers=NUM_FILES_AT_ONCE) as pool:
             futures = [pool.submit(work, entry) for entry in entries]
             try:
                 for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                     future.result()
             finally:
+                if ended is not None:
+                    ended.set()
                 for future in futures:
                     future.cancel()
 
@@ -353,7 +380,7 @@ class Storage:
         if status >= 500 or status == 429 or code in {"SlowDown", "RequestTimeout"}:
             return Transient(f"S3 at {self.endpoint} is failing for {uri} ({code}, {status}); run again to resume")
         if code in {"NoSuchKey", "404"}:
-            return ReasrmError(f"{uri} is missing: its manifest names it, but the object is gone")
+            return Damaged(f"{uri} is missing: its manifest names it, but the object is gone")
         return ReasrmError(f"S3 at {self.endpoint} answered {code} ({status}) for {uri}: {error}")
 
 

@@ -2,6 +2,7 @@
 
 A collective call that waits for S3 would run into torch's time limit, and a process that fails alone would leave the
 others waiting for ever. So the work runs in a thread, and the processes tell each other how far they are meanwhile.
+Alone, it runs in the thread that asks for it: a signal ends it at once.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,8 +22,10 @@ def together(work: Callable[[], T]) -> list[T]:
     """Do the work in every process; return the picklable results by rank.
 
     Every process must call it at the same point. Raises, in every process, the error of the first rank that has one:
-    a ReasrmError as it is, anything else as RuntimeError.
+    a ReasrmError as it is, anything else as RuntimeError; alone, any error as it is.
     """
+    if ranks.world_size() == 1:
+        return [work()]
     future: Future[T] = Future()
     # A daemon, and not waited for when the exchange itself fails: another process is dead then, and this one must end.
     Thread(target=_run, args=(work, future), name="together", daemon=True).start()

@@ -56,7 +56,12 @@ class TrainingConfig(StageConfig):
     )
     seed: int = Field(42, ge=0, description="Seed of data order, dropout and sampling.")
 
-    not_in_key = frozenset({"save_steps", "keep_checkpoints", "processes", "nodes", "offload", "attention", "liger"})
+    not_in_key = frozenset(
+        {
+            "save_steps", "keep_checkpoints", "processes", "nodes", "offload", "attention", "liger",
+            "gradient_checkpointing",
+        }
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _sharding_goes_together(self) -> Self:

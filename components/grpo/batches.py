@@ -13,22 +13,41 @@ PROMPT_KEYS = ("prompt_ids", "prompt_mask")
 
 
 def split(
-    scored: dict[str, Any], num_updates: int, size: int, *, by_length: bool, multiple: int | None
+    scored: dict[str, Any],
+    num_updates: int,
+    size: int,
+    *,
+    together: Sequence[int],
+    by_length: bool,
+    multiple: int | None,
 ) -> tuple[list[dict[str, Any]], list[list[int]]]:
     """Return the micro batches, those of the first update first, and which rollouts each has.
 
-    The rollouts of a group are dealt out to the updates in turn, so that each update sees all prompts. `by_length` puts
-    rollouts of like length together, the longest first; it must not be asked for where a loss weighs micro batches
-    equally, because then it would weigh the tokens of short rollouts more. Widths are multiples of `multiple`.
+    `together` is how `deal` shares the rollouts out to the updates. `by_length` puts rollouts of like length together,
+    the longest first; it must not be asked for where a loss weighs micro batches equally, because then it would weigh
+    the tokens of short rollouts more. Widths are multiples of `multiple`.
     """
     lengths = (scored["prompt_mask"].sum(1) + scored["completion_mask"].sum(1)).tolist()
     places: list[list[int]] = []
-    for update in range(num_updates):
-        dealt = list(range(update, len(lengths), num_updates))
+    for dealt in deal(len(lengths), num_updates, together):
         if by_length:
             dealt.sort(key=lambda place: (-lengths[place], place))
         places += [dealt[start : start + size] for start in range(0, len(dealt), size)]
     return [_take(scored, chosen, multiple) for chosen in places], places
+
+
+def deal(num_rollouts: int, num_updates: int, together: Sequence[int]) -> list[list[int]]:
+    """Return which rollouts of a process each update has, the same number for each.
+
+    Updates are dealt blocks of neighbours in turn, by the first size of `together` of which all updates get equally
+    many: a pair's rollouts in both orders, else whole groups, else single rollouts. While the same size is taken, which
+    processes share the step makes no difference to what an update has.
+    """
+    size = next((size for size in together if num_rollouts % (size * num_updates) == 0), 1)
+    return [
+        [place for place in range(num_rollouts) if place // size % num_updates == update]
+        for update in range(num_updates)
+    ]
 
 
 def _take(scored: dict[str, Any], places: list[int], multiple: int | None) -> dict[str, Any]:

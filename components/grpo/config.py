@@ -19,12 +19,17 @@ class RolloutSettings(_Section):
     engine: Literal["transformers", "vllm"] = Field("transformers", description="What generates; vllm needs a GPU.")
     batch_size: int = Field(64, ge=1, description="Prompts that the transformers engine generates at once.")
     mode: Literal["colocate", "server"] = Field(
-        "colocate", description="Where vLLM runs: on the GPUs that train, or as a server of its own (trl vllm-serve)."
+        "colocate", description="Where vLLM runs: on the GPUs that train, or as a server of its own (see server_url)."
     )
     memory_fraction: float = Field(0.3, gt=0, lt=1, description="Share of a GPU's memory that colocated vLLM takes.")
     tensor_parallel: int = Field(1, ge=1, description="GPUs that hold one copy of the model in colocated vLLM.")
     sleep: bool = Field(True, description="Colocated vLLM gives its memory back while the model trains.")
-    server_url: str | None = Field(None, pattern="^https?://", description="Address of the vLLM server.")
+    server_url: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="Address of the vLLM server: VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --weight-transfer-config "
+        '\'{"backend": "nccl"}\' --logprobs-mode processed_logprobs --max-logprobs -1',
+    )
 
     @model_validator(mode="after")
     def _server_has_an_address(self) -> Self:
@@ -52,7 +57,10 @@ class EvaluationSettings(_Section):
 
 
 class StopSettings(_Section):
-    """Bounds on the policy; beyond one of them for `patience` RL steps in a row, training stops early."""
+    """Bounds on the policy; beyond one of them for `patience` RL steps in a row, training stops early.
+
+    They look at means over an RL step: KL and entropy over all its tokens, rates and lengths over all its rollouts.
+    """
 
     max_kl: float | None = Field(None, gt=0, description="KL divergence to the SFT model, nats a token.")
     min_entropy: float | None = Field(None, ge=0, description="Entropy of the next token, nats.")
@@ -81,7 +89,12 @@ class Config(TrainingConfig):
     steps: int | None = Field(None, ge=1, description="RL steps; absent: one pass over the prompts.")
     prompts_per_step: int = Field(1024, ge=1, description="Different judge prompts in one RL step, over all processes.")
     num_generations: int = Field(7, ge=2, description="Rollouts per prompt: the group that advantages compare.")
-    updates_per_step: int = Field(1, ge=1, description="Optimizer steps on one rollout, each on another part of it.")
+    updates_per_step: int = Field(
+        1,
+        ge=1,
+        description="Optimizer steps on one rollout, each on other prompts with all their rollouts; where processes x "
+        "updates_per_step does not divide prompts_per_step, each on a part of the rollouts of every prompt.",
+    )
     micro_batch_size: int = Field(7, ge=1, description="Completions in one forward and backward pass, per device.")
     orders: Literal["one", "both"] = Field(
         "one", description="Show each pair in its own order, or in both, always in the same RL step."

@@ -70,32 +70,41 @@ class HeldOut(TrainerCallback):
         sampler: "PolicySampler",
         config: Config,
         output: Output,
-        rescore: Callable[[int, float], None] | None = None,
+        rescore: Callable[[int, float], object] | None = None,
+        best: Callable[[], tuple[int, float] | None] | None = None,
     ) -> None:
         """Take `rescore(optimizer step, score)` too: it gives a checkpoint in S3 the score that it lacks.
 
         SIGTERM leaves a checkpoint without one where it came before the step's evaluation. Then the resumed run has its
-        number in `rows`, and without `rescore` that checkpoint is no candidate for the best.
+        number in `rows`, and without `rescore` that checkpoint is no candidate for the best. `best()` gives optimizer
+        step and score of the best checkpoint in S3: what a resumed run remembers may never have got there, or lies
+        with the run that it goes on from.
         """
         self.pairs = list(pairs)
         self.sampler = sampler
         self.config = config
         self.output = output
         self.rescore = rescore
+        self.best = best
         self.rows: list[dict[str, Any]] = []
         self._asked: list[tuple[list[int], PreferencePair]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate a fresh start, or a resumed step whose evaluation was given up because the process had to stop.
 
-        Raises Transient when it has to stop again: nothing is there yet that would have to be saved.
+        Raises Transient when it has to stop again: nothing is there that would still have to be saved.
         """
         self.rows = [dict(row) for row in state.log_history if SCORE in row]
+        if state.global_step and self.best is not None:
+            found = self.best()
+            state.best_metric = None if found is None else found[1]
         if not self._is_due(state):
             return
         row = self._evaluate(state, kwargs.get("model"))
         if row is None:
-            raise Transient("stopped by SIGTERM before the first step; run again")
+            step = state.global_step // self.config.updates_per_step
+            when = f"at the evaluation of step {step}, whose checkpoint is in S3" if step else "before the first step"
+            raise Transient(f"stopped by SIGTERM {when}; run again to go on")
         if row["step"] and self.rescore is not None and self._is_best(state, row):
             self.rescore(state.global_step, row[SCORE])
 
@@ -146,7 +155,8 @@ class HeldOut(TrainerCallback):
         own = self._prompts()[ranks.rank() :: ranks.world_size()]
         sampling = Sampling(self.config.max_completion_tokens, loop_tokens=LOOP_TOKENS)
         try:
-            done = self.sampler.sample_until_stopped([ids for ids, _ in own], [sampling] * len(own))
+            # All of it is the phase evaluate, whose clock runs already.
+            done = self.sampler.sample_until_stopped([ids for ids, _ in own], [sampling] * len(own), measured=False)
         except Stopped:  # in all processes; the step that has just ended is still to be logged
             return None
         rollouts = [

@@ -55,7 +55,9 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
         sharding=config.sharding,
         resume_from=config.resume_from,
     )
-    evaluation = HeldOut(held_out, sampler, config, output, checkpoints.rescore) if held_out else None
+    evaluation = None
+    if held_out:
+        evaluation = HeldOut(held_out, sampler, config, output, checkpoints.rescore, checkpoints.best)
     collapse = StopOnCollapse(config.stop, config.updates_per_step)
     trainer = build_trainer(
         config,

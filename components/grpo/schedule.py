@@ -31,9 +31,10 @@ class Schedule:
         """Return how many prompts fill no whole RL step in a pass over them."""
         return self.num_units % len(self.units[0]) * self.unit_size
 
-    def rows(self) -> list[int]:
-        """Return the rows of all RL steps, one behind the other."""
-        return [row for units in self.units for unit in units for row in self.rows_of(unit)]
+    def share(self, step: int, rank: int, num_processes: int) -> tuple[tuple[int, ...], int]:
+        """Return the units that a process rolls out in an RL step, and the place of the first of them in it."""
+        size = len(self.units[step]) // num_processes
+        return self.units[step][rank * size : (rank + 1) * size], rank * size
 
     def rows_of(self, unit: int) -> range:
         """Return the rows of one unit."""

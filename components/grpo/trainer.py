@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
+from torch.utils.data import SequentialSampler
 from trl import GRPOConfig, GRPOTrainer
 
 from components.adapters import ranks, training
@@ -24,6 +25,7 @@ from components.grpo.draw import Drawing, Unit
 from components.grpo.rewards import functions
 from components.grpo.rollouts import PolicySampler
 from components.grpo.schedule import Schedule, accumulation_steps
+from components.grpo.vllm_rollouts import limited_vllm
 
 logger = logging.getLogger(__name__)
 
@@ -51,25 +53,30 @@ KEPT = (
     "sampling/importance_sampling_ratio/mean",
 )
 """What is logged beside each reward, the loss, the norm of its gradient and the learning rate."""
+TOKEN_MEANS = ("kl", "entropy", "clip_ratio/region_mean")
+"""Those of them that are means over the tokens of a micro batch; micro batches differ much in length."""
 
 
 class JudgeTrainer(training.Guarded, GRPOTrainer):
     """GRPO over the units of a schedule.
 
-    Takes the rows to be trained on beside TRL's arguments; TRL itself sees only their numbers, so it loads next to
-    nothing for the micro batches between two rollouts.
+    Takes the rows to be trained on beside TRL's arguments. TRL itself sees the numbers of micro batches and nothing
+    else: what it would load, all rows of an RL step for each of its micro batches, the schedule says.
     """
 
     length_setting = "max_completion_tokens"
 
     def __init__(self, *, config: Config, rows: Dataset, schedule: Schedule, sampler: PolicySampler, **kw: Any) -> None:
-        super().__init__(train_dataset=Dataset.from_dict({"row": schedule.rows()}), **kw)
+        num_batches = schedule.num_steps * kw["args"].steps_per_generation * ranks.world_size()
+        super().__init__(train_dataset=Dataset.from_dict({"micro_batch": range(num_batches)}), **kw)
         self._config = config
+        self._schedule = schedule
         self._sampler = sampler
         sampler.bind(self)
         self._drawing = Drawing(config, rows, schedule, sampler)
         self._units: list[Unit] = []
         self._places: list[list[int]] = []
+        self._num_tokens: list[int] = []
         self._place = 0
         self._rolled_out_at = -1
         self._buffered_inputs: Any = None
@@ -86,6 +93,16 @@ class JudgeTrainer(training.Guarded, GRPOTrainer):
         chosen = self._places[first : first + self.num_accumulated]
         return [list(dict.fromkeys(keys[place] for place in places)) for places in chosen]
 
+    def get_train_dataloader(self) -> Any:
+        """Return as many empty batches as this process has micro batches."""
+        return self._get_dataloader(
+            dataset=self.train_dataset,
+            description="Training",
+            batch_size=1,
+            sampler_fn=SequentialSampler,
+            is_training=True,
+        )
+
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """Return the next micro batch; the first of an RL step rolls out all of them."""
         step = self.state.global_step
@@ -94,12 +111,15 @@ class JudgeTrainer(training.Guarded, GRPOTrainer):
             if step % self._config.updates_per_step:
                 raise ReasrmError(f"a rollout would begin within an RL step, at optimizer step {step}")
             self._buffered_inputs, self._places = split(
-                self._generate_and_score_completions(generation_batch),
+                self._generate_and_score_completions([]),
                 self._config.updates_per_step,
                 self.args.per_device_train_batch_size,
+                together=(self._config.unit_size * self.num_generations, self.num_generations),
                 by_length=self.loss_type not in WEIGHED_BY_MICRO_BATCH,
                 multiple=self.pad_to_multiple_of,
             )
+            own = torch.stack([batch["completion_mask"].sum() for batch in self._buffered_inputs]).tolist()
+            self._num_tokens = [sum(counts) for counts in zip(*ranks.gather(own), strict=True)]
             self._rolled_out_at = step
         if not 0 <= step - self._rolled_out_at < self._config.updates_per_step:
             raise ReasrmError(
@@ -109,11 +129,11 @@ class JudgeTrainer(training.Guarded, GRPOTrainer):
         return self._buffered_inputs[self._place]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Roll out this process's share of the RL step, then let TRL score what was kept."""
-        numbers = list(dict.fromkeys(row["row"] // self._config.unit_size for row in inputs))
+        """Roll out this process's share of the RL step, then let TRL score what was kept; `inputs` say nothing."""
         step = self.state.global_step // self._config.updates_per_step
-        self.working_on = f"the rollouts of {len(inputs)} prompts"
-        self._units, counts = self._drawing.roll_out(step, numbers, ranks.rank() * len(numbers))
+        numbers, first_place = self._schedule.share(step, ranks.rank(), ranks.world_size())
+        self.working_on = f"the rollouts of {len(numbers) * self._config.unit_size} prompts"
+        self._units, counts = self._drawing.roll_out(step, numbers, first_place)
         self._sampler.rest()
         self._note(asdict(counts))
         rows = [dict(group.row) for unit in self._units for group in unit.groups for _ in group.drawn]
@@ -132,7 +152,11 @@ class JudgeTrainer(training.Guarded, GRPOTrainer):
             )
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        """Return what has been rolled out. Raises ReasrmError when other weights than the present ones wrote it."""
+        """Return what has been rolled out.
+
+        Raises ReasrmError when other weights than the present ones wrote it, or when vLLM told no log-probabilities
+        where `rollout_correction` needs them.
+        """
         groups = [group for unit in self._units for group in unit.groups]
         drawn = [one for group in groups for one in group.drawn]
         stale = sorted({one.version for one in drawn if one.version != self.state.global_step})
@@ -141,9 +165,15 @@ class JudgeTrainer(training.Guarded, GRPOTrainer):
                 f"rollouts were written by the weights of optimizer steps {stale}, and the policy is at "
                 f"{self.state.global_step}: the engine did not get the present weights"
             )
+        correct = self._config.rollout_correction
+        if correct and any(one.logprobs is None or len(one.logprobs) != one.num_tokens for one in drawn):
+            raise ReasrmError(
+                "vLLM did not tell the log-probability of every token, which rollout_correction needs; start a server "
+                "with --logprobs-mode processed_logprobs --max-logprobs -1, or switch rollout_correction off"
+            )
         prompt_ids = [group.prompt_ids for group in groups for _ in group.drawn]
         completions = [[{"role": "assistant", "content": one.text}] for one in drawn]
-        logprobs = [list(one.logprobs or ()) for one in drawn] if self._config.rollout_correction else None
+        logprobs = [list(one.logprobs or ()) for one in drawn] if correct else None
         return prompt_ids, [list(one.token_ids) for one in drawn], None, completions, logprobs, {}, None, []
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
@@ -162,7 +192,11 @@ class JudgeTrainer(training.Guarded, GRPOTrainer):
         """Score a whole rollout in narrow batches; a micro batch is narrow already."""
         score: Callable[..., Any] = super()._get_per_token_logps_and_entropies
         if not torch.is_grad_enabled():
-            training.meter().count({"attention_mask": attention_mask}, backward=False)
+            masks = {
+                "prompt_mask": attention_mask[:, :-logits_to_keep],
+                "completion_mask": attention_mask[:, -logits_to_keep:],
+            }
+            training.meter().count(masks, backward=False)
         if batch_size is None:
             return score(model, input_ids, attention_mask, logits_to_keep, **kwargs)
         found = score_by_length(
@@ -176,8 +210,15 @@ class JudgeTrainer(training.Guarded, GRPOTrainer):
         return found, None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log under this project's names: the parts of the reward by their own, and no wall-clock profile."""
-        measured = self._metrics["train"]
+        """Log under this project's names: the parts of the reward by their own, and no wall-clock profile.
+
+        Of what TRL has one mean for each micro batch, the mean over all tokens of the RL step is logged.
+        """
+        measured, num_tokens = self._metrics["train"], sum(self._num_tokens)
+        for name in TOKEN_MEANS:
+            if num_tokens and len(measured.get(name, ())) == len(self._num_tokens):
+                weighed = zip(measured[name], self._num_tokens, strict=True)
+                measured[name] = [sum(value * num for value, num in weighed) / num_tokens]
         for name in [name for name in measured if name not in KEPT]:
             values = measured.pop(name)
             part = name.removeprefix("rewards/").removesuffix("/mean")
@@ -200,22 +241,23 @@ def build_trainer(
 
     Raises InvalidInput when the processes cannot share an RL step.
     """
-    arguments = make_arguments(config, schedule.num_steps, common)
+    arguments = make_arguments(config, schedule.num_steps, common, sampler.context)
     rewards, _ = functions(
         config.rewards, config.max_completion_tokens, lambda: sampler.end_ids, grammar=config.grammar
     )
-    trainer = JudgeTrainer(
-        config=config,
-        rows=rows,
-        schedule=schedule,
-        sampler=sampler,
-        model=load(),
-        args=arguments,
-        processing_class=tokenizer,
-        reward_funcs=rewards,
-        peft_config=training.peft_config(config),
-        callbacks=callbacks,
-    )
+    with limited_vllm():
+        trainer = JudgeTrainer(
+            config=config,
+            rows=rows,
+            schedule=schedule,
+            sampler=sampler,
+            model=load(),
+            args=arguments,
+            processing_class=tokenizer,
+            reward_funcs=rewards,
+            peft_config=training.peft_config(config),
+            callbacks=callbacks,
+        )
     if arguments.use_cpu:  # DeepSpeed leaves the model in host memory until it trains, on a GPU too
         for wrapped in filter(None, (trainer.model, trainer.ref_model)):
             model = trainer.accelerator.unwrap_model(wrapped)
@@ -223,8 +265,11 @@ def build_trainer(
     return trainer
 
 
-def make_arguments(config: Config, num_steps: int, common: dict[str, Any]) -> GRPOConfig:
-    """Return TRL's arguments; `common` are those that SFT has too. TRL counts optimizer steps."""
+def make_arguments(config: Config, num_steps: int, common: dict[str, Any], context: int) -> GRPOConfig:
+    """Return TRL's arguments; `common` are those that SFT has too. TRL counts optimizer steps.
+
+    `context` is the most tokens that a prompt and its completion may have together.
+    """
     updates, accumulated = config.updates_per_step, accumulation_steps(config, ranks.world_size())
     with_vllm = config.rollouts.engine == "vllm"
     given: dict[str, Any] = {
@@ -266,6 +311,6 @@ def make_arguments(config: Config, num_steps: int, common: dict[str, Any]) -> GR
             "vllm_gpu_memory_utilization": rollouts.memory_fraction,
             "vllm_tensor_parallel_size": rollouts.tensor_parallel,
             "vllm_enable_sleep_mode": rollouts.sleep and rollouts.mode == "colocate",
-            "vllm_max_model_length": config.max_prompt_tokens + config.max_completion_tokens,
+            "vllm_max_model_length": context,
         }
     return GRPOConfig(**given)

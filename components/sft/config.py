@@ -35,6 +35,9 @@ class Config(TrainingConfig):
         "padding, more examples per step. batch_size counts such rows.",
     )
 
+    # The rows of a step and their weights are the same; only the order of additions differs.
+    not_in_key = TrainingConfig.not_in_key | {"micro_batch_size"}
+
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
         processes = self.nodes * (self.processes if isinstance(self.processes, int) else 1)

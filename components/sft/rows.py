@@ -7,6 +7,7 @@ from typing import Any
 from datasets import Dataset, disable_progress_bars
 from trl import pack_dataset
 
+from components.core.errors import InvalidInput
 from components.core.schema import Example
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,20 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> tupl
     if num_too_long:
         logger.warning("%s of %s examples are over max_length %s: dropped", num_too_long, len(examples), max_length)
     return Dataset.from_dict(columns), num_too_long
+
+
+def check_context(rows: Dataset, context: int, max_length: int) -> None:
+    """Raise InvalidInput when an example is longer than what the base model was made for, in tokens.
+
+    It would train on positions that the model has never seen. A packed row may be longer: its examples count anew.
+    """
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    if max(lengths) > context:
+        raise InvalidInput(
+            f"{sum(length > context for length in lengths)} of {len(lengths)} examples are longer than the base "
+            f"model's context of {context} tokens, the longest {max(lengths)}; lower max_length (now {max_length}) to "
+            f"{context} to drop them, or take a base model with a longer context"
+        )
 
 
 def pack(rows: Dataset, max_length: int) -> Dataset:

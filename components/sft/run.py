@@ -8,18 +8,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 
 from components.adapters import ranks, training
 from components.adapters.checkpoints import Checkpoints
-from components.adapters.models import load_tokenizer, resolve
+from components.adapters.models import load_context_tokens, load_tokenizer, resolve
 from components.adapters.stage import Inputs, Output, code_version
+from components.adapters.together import together
 from components.core.errors import InvalidInput
 from components.core.manifest import Parent
 from components.core.records import read_models, write_jsonl
 from components.core.schema import Example
 from components.sft.config import Config
-from components.sft.rows import IGNORED, encode, pack
+from components.sft.rows import IGNORED, check_context, encode, pack
 from components.sft.schedule import steps_per_epoch
 from components.sft.trainer import build_trainer
 
@@ -38,6 +40,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
         raise InvalidInput(
             f"none of the {len(examples)} examples fits into max_length {config.max_length} tokens; raise max_length"
         )
+    check_context(encoded, load_context_tokens(folder), config.max_length)
     rows = pack(encoded, config.max_length) if config.packing else encoded
     statistics = {"num_examples": len(encoded), "num_too_long": num_too_long, **describe(rows, config)}
     checkpoints = Checkpoints(
@@ -66,13 +69,20 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
 
 def hand_on(folder: Path, tokenizer: Any, output: Output) -> dict[str, Any]:
     """Write the base model as it is: it judges by reasoning already, and reinforcement begins with it."""
-    if ranks.is_main():
+    if ranks.world_size() > 1:  # no trainer has made a process group, and all end together
+        torch.distributed.init_process_group("gloo")
+
+    def copy() -> None:
+        if not ranks.is_main():
+            return
         (output.directory / "model").mkdir()
         for path in sorted(folder.iterdir()):
             if path.suffix in {".safetensors", ".json"}:
                 shutil.copyfile(path, output.directory / "model" / path.name)
         tokenizer.save_pretrained(output.directory / "model")
         write_jsonl(output.directory / "metrics.jsonl", [])
+
+    together(copy)
     output.summary = "epochs is 0: the base model is handed on"
     return {"num_examples": 0, "num_steps": 0}
 

@@ -1,5 +1,6 @@
 """TRL's SFT trainer over rows that are ready: encoded, packed, in order, each with the names of its examples."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from components.adapters.cpu_head import score_learned_positions_only
 from components.adapters.stage import Output
 from components.sft.config import Config
 from components.sft.schedule import accumulation_steps, row_order, steps_per_epoch
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,17 @@ def build_trainer(
         peft_config=training.peft_config(config),
         callbacks=training.callbacks(config, checkpoints, output, ("loss", "learning_rate")),
     )
+    check_packing(config, trainer.model.config._attn_implementation, on_gpu=not arguments.use_cpu)
     if arguments.use_cpu:  # DeepSpeed leaves the model in host memory until it trains, on a GPU too
         model = trainer.model
         score_learned_positions_only(model.get_base_model() if is_peft_model(model) else model)
     return trainer
+
+
+def check_packing(config: Config, attention: str, *, on_gpu: bool) -> None:
+    """Warn when packing costs more than it saves: without flash attention each row has a mask of its square."""
+    if config.packing and on_gpu and attention != "flash_attention_2" and ranks.is_main():
+        logger.warning(
+            "packing with %s attention works on a mask of max_length squared = %.1e for each row, slow and large: "
+            "install flash-attn, or leave packing out", attention, config.max_length**2,
+        )  # fmt: skip

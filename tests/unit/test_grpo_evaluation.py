@@ -85,7 +85,10 @@ class Script:
     def encode(self, prompt: Sequence[Message]) -> list[int]:
         return list(prompt[-1].content.encode())
 
-    def sample_until_stopped(self, prompts: Sequence[list[int]], sampling: Sequence[Sampling]) -> Sequence[Completion]:
+    def sample_until_stopped(
+        self, prompts: Sequence[list[int]], sampling: Sequence[Sampling], *, measured: bool
+    ) -> Sequence[Completion]:
+        assert not measured  # the clock of evaluations runs already
         torch.rand(len(prompts))  # generation draws, and training must not notice
         self.sampling.update(sampling)
         return [self._judge(bytes(ids).decode()) for ids in prompts]
@@ -258,10 +261,10 @@ def test_the_best_checkpoint_is_written_and_a_resumed_run_has_the_same_rows(tmp_
 
 def stopped_at(*steps: int) -> Callable[..., Any]:
     def wrap(sample: Callable[..., Any], trainers: list[Any]) -> Callable[..., Any]:
-        def stopping(*args: Any) -> Any:
+        def stopping(*args: Any, **kwargs: Any) -> Any:
             if trainers[0].state.global_step in steps:
                 raise Stopped("SIGTERM")
-            return sample(*args)
+            return sample(*args, **kwargs)
 
         return stopping
 
@@ -272,6 +275,8 @@ def test_an_evaluation_that_sigterm_cut_short_is_made_up_for(tmp_path: Path) -> 
     cut, trainer = run(tmp_path, "cut", wrap=stopped_at(4))
     assert scores(cut.rows) == {0: 0.5, 1: 0.25, 3: 0.75, 4: 0.5}
     assert len(losses(trainer)) == 4  # the step that ended just then is logged like the others
+    with pytest.raises(Transient, match="at the evaluation of step 2, whose checkpoint is in S3"):
+        run(tmp_path, "cut", "cut/checkpoint-4", wrap=stopped_at(4))
     rescored: list[tuple[int, float]] = []
     shutil.rmtree(tmp_path / "cut/checkpoint-6")
     again, _ = run(tmp_path, "cut", "cut/checkpoint-4", rescore=lambda step, score: rescored.append((step, score)))
@@ -307,6 +312,21 @@ def test_nothing_is_judged_between_evaluations_or_when_training_is_being_stopped
     assert script.asked == []
     held_out.on_step_end(None, make_state(4), control)
     assert scores(held_out.rows) == {2: 1.0}
+
+
+@pytest.mark.parametrize(("in_s3", "saved"), [(None, True), ((2, 0.25), True), ((2, 1.0), False)])
+def test_the_best_is_what_s3_has_not_what_an_earlier_run_remembers(
+    tmp_path: Path, in_s3: tuple[int, float] | None, saved: bool
+) -> None:
+    script = Script(lambda name, swapped: RIGHT if name == "a" else WRONG)
+    held_out = make_held_out(tmp_path, script, pairs_of("a", "b"), best=lambda: in_s3)
+    state = make_state(3, [{"step": 3, "eval.strict_accuracy": 0.9}])
+    state.best_metric = 0.9
+    held_out.on_train_begin(None, state, None)
+    state.global_step, control = 4, SimpleNamespace(should_save=False, should_training_stop=False)
+    held_out.on_step_end(None, state, control)
+    assert held_out.rows[-1]["eval.strict_accuracy"] == 0.5
+    assert control.should_save is saved
 
 
 def test_evaluations_stand_on_the_rows_of_their_steps() -> None:

@@ -19,6 +19,7 @@ from components.adapters.launch import Failure
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.manifest import Manifest
 from components.core.training import TrainingConfig
+from components.sft.config import Config as SftConfig
 
 MANIFEST = Manifest(
     kind="pairs", stage="prepare", uri="s3://b/ü", run_key="k", code_version="1", config={}, files=()
@@ -46,6 +47,12 @@ def test_one_process_a_gpu(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     assert launch.processes_here(settings(**values)) == processes
     assert launch.is_wanted(settings(**values)) is wanted
+
+
+def test_handing_a_model_on_is_the_work_of_one_process() -> None:
+    asked = {"base_model": "m", "processes": 2}
+    assert launch.is_wanted(SftConfig.model_validate(asked))
+    assert not launch.is_wanted(SftConfig.model_validate(asked | {"epochs": 0}))
 
 
 def test_what_cannot_be_started_from_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +110,11 @@ LOST = RuntimeError("Connection closed by peer")
         ([(1, 9.5, ReasrmError("no disk")), (-9, 39.5, None)], ReasrmError, "[rank 0 of 2] no disk"),
         ([(-15, 9.5, None), (-15, 9.5, None)], Transient, "[rank 0 of 2] was stopped by SIGTERM"),
         ([(-11, 9.5, None), (75, 9.6, STOPPED)], ReasrmError, "[rank 0 of 2] ended by signal 11"),
+        # NCCL aborts a process that has lost another one, without a word of its own.
+        ([(1, 9.9, KeyError("x")), (-6, 10.1, None)], ReasrmError, "[rank 0 of 2] KeyError: 'x'"),
+        ([(1, 9.5, LOST), (-6, 9.4, None), (-9, 9.9, None)], ReasrmError, "[rank 2 of 2] was killed"),
+        ([(75, 9.5, STOPPED), (-6, 11.5, None)], Transient, "[rank 0 of 2] stopped by SIGTERM"),
+        ([(-6, 9.5, None), (-15, 9.6, None)], ReasrmError, "[rank 0 of 2] ended by signal 6"),
         ([(3, 9.5, None), (-15, 9.6, None)], ReasrmError, "[rank 0 of 2] ended with exit code 3"),
     ],
 )
@@ -122,11 +134,18 @@ def test_a_reported_failure_keeps_no_secret(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_part_of_a_place_is_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "there"}.items():
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "4",
+        "MASTER_ADDR": "there",
+        "GROUP_RANK": "2",
+        "LOCAL_WORLD_SIZE": "3",
+    }.items():
         monkeypatch.setenv(name, value)
     ranks.forget_strays()
     assert not ranks.launched()
     assert (ranks.rank(), ranks.world_size(), os.environ.get("MASTER_ADDR")) == (0, 1, None)
+    assert (ranks.node(), ranks.num_nodes()) == (0, 1)
 
 
 def test_a_stage_of_one_process_refuses_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +181,27 @@ def test_processes_of_one_machine_fetch_once(tmp_path: Path) -> None:
     assert sorted((tmp_path / "base" / "fetched").read_text()) == ["a", "b"]
 
 
+def test_what_an_earlier_launch_fetched_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the moment at which the agent began may be the same in a restarted container with its old disk."""
+    for name, value in zip(ranks.PLACE, ("0", "0", "2", "127.0.0.1", "29500"), strict=True):
+        monkeypatch.setenv(name, value)
+    folder, fetched = tmp_path / "base", []
+
+    def fetch() -> None:
+        folder.mkdir(exist_ok=True)
+        fetched.append("a")
+
+    for _ in range(2):
+        ranks.fetch_once(folder, "a", fetch)
+    assert fetched == ["a"]
+    mark = tmp_path / ".base.fetched"
+    began = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19]
+    assert f" {began} " in mark.read_text()
+    mark.write_text(mark.read_text().replace(f" {began} ", f" {int(began) - 1} "))
+    ranks.fetch_once(folder, "a", fetch)
+    assert fetched == ["a", "a"]
+
+
 WORKER = """
 import time
 from components.adapters.launch import end_with_launcher
@@ -188,3 +228,12 @@ def test_a_worker_ends_with_its_launcher() -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)  # The pipe closes only when the worker has ended too.
     assert not Path(f"/proc/{worker}/fd/1").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans on Linux only")
+def test_a_worker_whose_launcher_is_gone_already_ends() -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(launch.__file__).parents[2]), launch.LAUNCHER_VARIABLE: "1"}
+    command = [sys.executable, "-c", WORKER]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=30)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "the process 1 that started this one is gone\n"

@@ -1,7 +1,9 @@
 """What SFT trains on, token by token; how rows are packed without seeing one another; how batches are counted."""
 
 import math
+import os
 import random
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
+from transformers import TrainerCallback
 
 from components.adapters import training
 from components.adapters.checkpoints import Checkpoints
@@ -20,13 +23,13 @@ from components.adapters.follow import SilentProgress, SilentRun
 from components.adapters.models import load_model, load_tokenizer
 from components.adapters.stage import Output
 from components.core import prompts
-from components.core.errors import InvalidInput, ReasrmError
+from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.schema import Example, Message, PreferencePair
 from components.sft.config import Config
-from components.sft.rows import IGNORED, encode, pack
+from components.sft.rows import IGNORED, check_context, encode, pack
 from components.sft.run import describe
 from components.sft.schedule import accumulation_steps, row_order, steps_per_epoch
-from components.sft.trainer import Trainer, build_trainer
+from components.sft.trainer import Trainer, build_trainer, check_packing
 
 PAIR = PreferencePair(
     id="p", prompt=(Message(role="user", content="2 + 2 = ?"),), response_a="4", response_b="5", label="A"
@@ -236,6 +239,47 @@ def test_learning_rate_and_optimizer_are_the_papers(put_together: Callable[..., 
     (group,) = {(group["betas"], group["weight_decay"]) for group in trainer.optimizer.param_groups}
     assert group == ((0.9, 0.95), 0.0)
     assert trainer.args.max_grad_norm == 1.0
+
+
+def test_examples_over_the_base_models_context_are_refused(tokenizer: Any) -> None:
+    rows, _ = encode([example(), short(1)], tokenizer, 4096)
+    longest = max(len(ids) for ids in rows["input_ids"])
+    check_context(rows, longest, 4096)
+    with pytest.raises(InvalidInput, match=rf"1 of 2 .* lower max_length \(now 4096\) to {longest - 1} to drop them"):
+        check_context(rows, longest - 1, 4096)
+
+
+def test_packing_without_flash_attention_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    packed = Config(base_model="b", packing=True)
+    check_packing(packed, "sdpa", on_gpu=False)
+    check_packing(packed, "flash_attention_2", on_gpu=True)
+    check_packing(Config(base_model="b"), "sdpa", on_gpu=True)
+    assert not caplog.text
+    check_packing(packed, "sdpa", on_gpu=True)
+    assert "install flash-attn" in caplog.text
+
+
+class Stop(TrainerCallback):
+    """Ends training after a step, with a checkpoint."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_goes_on_with_less_memory(put_together: Callable[..., Parts]) -> None:
+    examples, settings = [short(number) for number in range(16)], {"batch_size": 4, "learning_rate": 1e-3}
+    calm = put_together(examples, micro_batch_size=4, **settings).trainer
+    calm.train()
+    stopped = put_together(examples, micro_batch_size=4, **settings)
+    stopped.trainer.add_callback(Stop())
+    with pytest.raises(Transient):
+        training.train(stopped.trainer, stopped.checkpoints, stopped.output)
+    less = put_together(examples, micro_batch_size=1, gradient_checkpointing=True, **settings)
+    log = training.train(less.trainer, less.checkpoints, less.output)
+    losses = [row["loss"] for row in calm.state.log_history if "loss" in row]
+    assert [row["loss"] for row in log] == pytest.approx(losses, rel=1e-5)
+    assert len(log) == 4
 
 
 @pytest.mark.parametrize("packing", [False, True])

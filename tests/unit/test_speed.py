@@ -22,55 +22,63 @@ from components.adapters.training.speed import (
     training_flops,
 )
 
-SIZE = ModelSize(num_params=1000, num_trained=1000, num_layers=2, width=8)
+SIZE = ModelSize(num_params=1000, num_trained=1000, head_params=100, head_trained=100, num_layers=2, width=8)
 
 
 def test_operations_of_a_pass() -> None:
-    tokens = Tokens(count=30, squared=10**2 + 20**2)
-    assert training_flops(SIZE, tokens) == 6 * 1000 * 30 + 12 * 2 * 8 * 500
-    assert scoring_flops(SIZE, tokens) == 2 * 1000 * 30 + 4 * 2 * 8 * 500
-    frozen = ModelSize(num_params=1000, num_trained=0, num_layers=2, width=8)
-    assert training_flops(frozen, Tokens(30, 0)) == 4 * 1000 * 30
+    tokens = Tokens(count=30, squared=10**2 + 20**2, learned=7)
+    assert training_flops(SIZE, tokens) == 6 * 1000 * 30 + 6 * 100 * 7 + 6 * 2 * 8 * 500
+    assert scoring_flops(SIZE, tokens) == 2 * 1000 * 30 + 2 * 100 * 7 + 2 * 2 * 8 * 500
+    frozen = ModelSize(num_params=1000, num_trained=0, head_params=100, head_trained=0, num_layers=2, width=8)
+    assert training_flops(frozen, Tokens(30, 0, 7)) == 4 * 1000 * 30 + 4 * 100 * 7
 
 
 def test_a_seven_billion_model_at_half_the_peak() -> None:
-    """Qwen2.5-7B: 7.07e9 parameters but the input embedding, 28 layers, 28 heads of 128; 12,288 tokens in a row."""
-    size, tokens = ModelSize(7_070_619_136, 7_070_619_136, 28, 3584), Tokens(12_288, 12_288**2)
+    """Qwen2.5-7B: 6.53e9 parameters, 0.54e9 in the head, 28 layers, 28 heads of 128; half of 12,288 tokens learned."""
+    size = ModelSize(6_525_621_760, 6_525_621_760, 544_997_376, 544_997_376, 28, 3584)
+    tokens = Tokens(12_288, 12_288**2, 6_144)
     flops = training_flops(size, tokens)
-    assert flops == pytest.approx(7.03e14, rel=0.01)
+    assert flops == pytest.approx(4.811e14 + 0.201e14 + 0.909e14, rel=0.001)
     found = summarize([Share(tokens, Tokens(), 70.0)], size, flops / (0.5 * 9.89e14), {}, 9.89e14)
     assert found["mfu"] == pytest.approx(0.5)
 
 
 def test_padding_does_not_count_and_packed_rows_are_told_apart() -> None:
     padded = {"input_ids": torch.zeros(2, 4), "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])}
-    assert [int(value) for value in count_tokens(padded)] == [5, 3**2 + 2**2]
-    packed = {"input_ids": torch.zeros(1, 5), "position_ids": torch.tensor([[0, 1, 2, 0, 1]])}
-    assert [int(value) for value in count_tokens(packed)] == [5, 3**2 + 2**2]
+    assert [int(value) for value in count_tokens(padded)] == [5, 3**2 + 2**2, 0]
+    learned = padded | {"labels": torch.tensor([[7, -100, 7, -100], [-100, 7, -100, -100]])}
+    assert int(count_tokens(learned)[2]) == 2  # nothing predicts the first token
+    packed = {
+        "input_ids": torch.zeros(1, 5), "position_ids": torch.tensor([[0, 1, 2, 0, 1]]),
+        "labels": torch.tensor([[-100, -100, 7, -100, 7]]),
+    }  # fmt: skip
+    assert [int(value) for value in count_tokens(packed)] == [5, 3**2 + 2**2, 2]
     rollout = {"prompt_mask": torch.tensor([[0, 1, 1]]), "completion_mask": torch.tensor([[1, 1, 0]])}
-    assert [int(value) for value in count_tokens(rollout)] == [4, 4**2]
+    assert [int(value) for value in count_tokens(rollout)] == [4, 4**2, 2]
     meter = Meter()
     meter.count(padded)
     meter.count(packed)
     meter.count(rollout, backward=False)
-    assert meter.take() == (Tokens(10, 26), Tokens(4, 16))
+    assert meter.take() == (Tokens(10, 26, 2), Tokens(4, 16, 2))
     assert meter.take() == (Tokens(), Tokens())
 
 
-def test_the_head_counts_once_and_an_embedding_that_is_only_looked_up_does_not(tiny_model: Path) -> None:
+def test_the_head_counts_apart_and_an_embedding_that_is_only_looked_up_does_not(tiny_model: Path) -> None:
     tied = AutoModelForCausalLM.from_pretrained(tiny_model)
     config = tied.config
-    assert size_of(tied).num_params == tied.num_parameters()
+    head = config.vocab_size * config.hidden_size
+    assert (size_of(tied).num_params, size_of(tied).head_params) == (tied.num_parameters() - head, head)
     assert (size_of(tied).num_layers, size_of(tied).width) == (config.num_hidden_layers, config.hidden_size)
     config.tie_word_embeddings = False
     apart = AutoModelForCausalLM.from_config(config)
-    assert size_of(apart).num_params == tied.num_parameters()
+    assert size_of(apart) == size_of(tied)
     apart.model.requires_grad_(False)
-    assert size_of(apart).num_trained == config.vocab_size * config.hidden_size
+    assert (size_of(apart).num_trained, size_of(apart).head_trained) == (0, head)
 
 
 def test_peak_of_a_device_by_its_name() -> None:
     assert peak_flops("NVIDIA H200") == 9.89e14
+    assert peak_flops("NVIDIA H200 NVL") == 8.35e14
     assert peak_flops("NVIDIA H100 PCIe") == 7.56e14
     assert peak_flops("NVIDIA H100 80GB HBM3") == 9.89e14
     assert peak_flops("NVIDIA A100-SXM4-80GB") == 3.12e14

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +27,8 @@ from components.adapters.models import load_tokenizer
 from components.adapters.stage import Output, Stopped
 from components.adapters.storage import Storage
 from components.adapters.training.disk import checkpoint_bytes
-from components.adapters.training.guards import NonFinite, is_out_of_memory, name_rows
+from components.adapters.training.guards import NonFinite, name_rows
+from components.adapters.training.memory import is_out_of_memory
 from components.core.errors import ReasrmError, Transient
 from components.core.training import TrainingConfig
 from pipeline.services import BUCKET, Services
@@ -145,23 +147,63 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(run: Callable[..., Run], c
         stopped.train(stop, save_steps=100)
     assert stopped.steps() == [step]
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert stopped.train(save_steps=100) == calm.log
+    assert stopped.train(save_steps=1) == calm.log
+    assert stopped.steps() == sorted({step, STEPS - 1} if step < STEPS else {step})  # as often as is asked now
     assert len(calm.log) == STEPS
     assert all(torch.equal(weight, calm.weights()[name]) for name, weight in stopped.weights().items())
 
 
-@pytest.mark.parametrize("poison", ["loss", "gradient"])
+@pytest.mark.parametrize("poison", ["loss", "gradient", "norm"])
 def test_a_number_that_is_not_finite_ends_a_run_before_the_step(run: Callable[..., Run], poison: str) -> None:
     one = run("one")
     one.rows = [f"key-{number}" for number in range(30)]
-    with pytest.raises(ReasrmError, match=f"the {poison} of step 3 is not finite.*key-19 and 10 more.*step 2 in s3://"):
+    what = "gradient" if poison == "norm" else poison
+    with pytest.raises(ReasrmError, match=f"the {what} of step 3 is not finite.*key-19 and 10 more.*step 2 in s3://"):
         one.train(poison=poison)
     assert one.steps() == [2]
     assert list(one.output.directory.iterdir()) == []
 
 
+class Lose(TrainerCallback):
+    """Waits until a checkpoint is in S3, and takes it away."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            while not self.run.steps():
+                time.sleep(0.01)
+            output = self.run.output
+            output.storage.delete([output.partial_uri("checkpoints/00000002/manifest.json")])
+
+
+def test_a_checkpoint_that_is_not_in_s3_is_not_named_as_the_last_good_one(run: Callable[..., Run]) -> None:
+    one = run("one")
+    with pytest.raises(ReasrmError, match=r"loss of step 3 .* The checkpoint of step 2 is not in S3"):
+        one.train(Lose(one), poison="loss")
+
+
+class Full(TrainerCallback):
+    """Ends training where it begins."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise ReasrmError("training has begun")
+
+
+def test_what_earlier_attempts_left_does_not_fill_the_disk(
+    run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = run("one")
+    left = one.output.workdir / "checkpoints" / "checkpoint-7"
+    left.mkdir(parents=True)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0 if left.exists() else 10**12))
+    with pytest.raises(ReasrmError, match="training has begun"):
+        one.train(Full())
+
+
 def test_too_little_memory_is_told_with_the_batch_and_what_to_lower(run: Callable[..., Run]) -> None:
-    told = "step 3 at input_ids 1 x 64: .*can't allocate memory.*set gradient_checkpointing.*zero2.*max_length"
+    told = "step 3 at input_ids 1 x 64: .*can't allocate memory.*set gradient_checkpointing.*anew: lower max_length"
     with pytest.raises(ReasrmError, match=told):
         run("one").train(poison="memory")
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
@@ -237,6 +279,9 @@ def test_merged_adapters_answer_as_they_did_apart(run: Callable[..., Run]) -> No
     assert (one.logits(ids) - earlier).abs().max() < 2 * rounding
 
 
+OTHER_CASES = ["zero2-offload", "zero3-bf16-offload", "zero2-lora-bf16-recompute"]
+
+
 @pytest.fixture(scope="module")
 def together(
     services: Services, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
@@ -245,7 +290,7 @@ def together(
     folder = tmp_path_factory.mktemp("together")
     shutil.copytree(tiny_model, folder / "model")
     (folder / "root").write_text(f"s3://{BUCKET}/{folder.name}-{os.getpid()}", encoding="utf-8")
-    cases = ["none", "none-loss", "none-gradient", "zero2", "zero2-loss", "zero3", "zero3-gradient"]
+    cases = ["none", "none-loss", "none-gradient", "zero2", "zero2-loss", "zero3", "zero3-gradient", *OTHER_CASES]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT)]
     environment = {**os.environ, **services.environment(), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(SCRIPT.parents[2])
@@ -261,7 +306,7 @@ def together(
 
 def test_processes_that_share_the_work_learn_what_one_learns(together: Any, calm: Run) -> None:
     folder, found = together
-    for case in ("none", "zero2", "zero3"):
+    for case in ("none", "zero2", "zero3", "zero2-offload"):
         assert found[case][0] == found[case][1]
         for row, other in zip(found[case][0]["log"], calm.log, strict=True):
             assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
@@ -270,6 +315,31 @@ def test_processes_that_share_the_work_learn_what_one_learns(together: Any, calm
         assert weights.keys() == calm.weights().keys()
         for name, weight in calm.weights().items():
             torch.testing.assert_close(weights[name], weight, rtol=1e-2, atol=1e-3)  # bf16 rounds to 2^-8
+
+
+def test_adapters_in_bf16_train_sharded_and_recomputed(together: Any, calm: Run) -> None:
+    folder, found = together
+    case = "zero2-lora-bf16-recompute"
+    assert found[case][0] == found[case][1]
+    losses = [row["loss"] for row in found[case][0]["log"]]
+    assert losses[0] == pytest.approx(calm.log[0]["loss"], rel=1e-2)
+    assert losses[-1] != losses[0]
+    weights = load_file(folder / case / "0" / "model" / "model.safetensors")
+    assert weights.keys() == calm.weights().keys()
+
+
+def test_bf16_weights_in_host_memory_learn_as_fp32_ones(together: Any, calm: Run) -> None:
+    _, found = together
+    first, second = found["zero3-bf16-offload"]
+    assert first == second
+    for row, other in zip(first["log"], calm.log, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+def test_an_export_that_fails_in_one_process_fails_in_all(together: Any) -> None:
+    _, found = together
+    assert "model.norm.weight has non-finite values in bf16" in found["none"][0]["error"]
+    assert found["none"][0]["error"] == found["none"][1]["error"]
 
 
 @pytest.mark.parametrize("case", ["none-loss", "none-gradient", "zero2-loss", "zero3-gradient"])

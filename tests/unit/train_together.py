@@ -1,7 +1,7 @@
 """Processes that train together, one case after the other: `torchrun train_together.py <folder> <case> ...`.
 
 The folder holds model/ and results are written to it: <case>.json, and what was exported to <case>/. A case is
-<sharding>[-lora][-bf16][-<poison>]; a poison spoils the second process's part of step 3.
+<sharding>[-lora][-bf16][-recompute][-offload][-<poison>]; a poison spoils the second process's part of step 3.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import is_peft_model
 from datasets import Dataset
@@ -27,7 +28,7 @@ from components.core.errors import ReasrmError
 from components.core.training import LoraSettings, TrainingConfig
 
 STEPS, BATCH, POISONED_STEP = 4, 4, 3
-POISONS = ("loss", "gradient", "memory")
+POISONS = ("loss", "gradient", "norm", "memory")
 
 
 class Poisoned(SFTTrainer):  # type: ignore[misc]
@@ -46,6 +47,8 @@ class Poisoned(SFTTrainer):  # type: ignore[misc]
             return loss
         if self.poison == "memory":
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        if self.poison == "norm":
+            return loss * 1e30  # gradients are finite, their squares are not
         # The square root of zero is finite, its slope is not.
         return loss * float("nan") if self.poison == "loss" else loss + (loss * 0).abs().sqrt()
 
@@ -125,7 +128,18 @@ def run(folder: Path, case: str) -> dict[str, Any]:
         saved = [path.stat().st_size for path in (checkpoints.directory / "checkpoint-2").rglob("*") if path.is_file()]
         return {"error": str(error), "global_step": trainer.state.global_step, "saved": sum(saved)}
     training.export(trainer, trainer.processing_class, log, output)
-    return {"log": log}
+    return {"log": log, **({"error": spoiled_export(trainer, log, output)} if case == "none" else {})}
+
+
+def spoiled_export(trainer: Any, log: list[dict[str, Any]], output: Output) -> str:
+    """Return the error of an export in which the first process finds a weight that is no bf16 number."""
+    with torch.no_grad():
+        trainer.model.model.norm.weight[0] = 3.4e38
+    try:
+        training.export(trainer, trainer.processing_class, log, output)
+    except ReasrmError as error:
+        return str(error)
+    return ""
 
 
 def forget() -> None:

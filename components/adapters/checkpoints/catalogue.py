@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from components.core.errors import ReasrmError
+from components.core.errors import Damaged
 from components.core.manifest import MANIFEST_NAME, Manifest
 
 if TYPE_CHECKING:
@@ -44,9 +44,7 @@ class Catalogue:
         """Return the manifest of a step; None when there is none, or when it is damaged and was now set aside."""
         try:
             return self.storage.open(self.uri(step))
-        except ReasrmError as error:
-            if not is_damage(error):
-                raise
+        except Damaged as error:
             self.quarantine(step, error)
         return None
 
@@ -73,9 +71,7 @@ class Catalogue:
     def _score(self, step: int) -> float | None:
         try:
             manifest = self.storage.open(self.uri(step))
-        except ReasrmError as error:
-            if not is_damage(error):
-                raise
+        except Damaged:
             return None  # `open` sets it aside once it is asked for
         score = manifest.statistics.get("score") if manifest else None
         return float(score) if isinstance(score, int | float) else None
@@ -93,8 +89,3 @@ class Catalogue:
 def best_of(scores: Mapping[int, float]) -> int | None:
     """Return the step of the best score, the earliest of equals: as good with less training."""
     return min(scores, key=lambda step: (-scores[step], step), default=None)
-
-
-def is_damage(error: Exception) -> bool:
-    """Say whether an error is about the checkpoint's bytes: unreachable storage or a full disk says nothing of them."""
-    return type(error) is ReasrmError

@@ -32,6 +32,8 @@ NUM_HASHED_AT_ONCE = 4
 
 # Files that only the process of that rank reads: DeepSpeed's shards and the state of its random numbers.
 _OF_RANK = re.compile(r"(?:zero_pp_rank_|rng_state_)(\d+)(?:_mp_rank_\d+_\w+\.pt|\.pth)$")
+# The model's weights, whole or in numbered files with their index, or its adapters, and the small settings.
+_OF_MODEL = re.compile(r"(?:model[^/]*|adapter_model)\.safetensors|[^/]+\.json")
 
 
 class Part(Record):
@@ -114,6 +116,11 @@ def read_here(manifest: Manifest) -> list[str]:
         for entry in manifest.files
         if (match := _OF_RANK.search(entry.path)) is None or first <= int(match[1]) < first + count
     ]
+
+
+def weights(paths: Iterable[str]) -> list[str]:
+    """Return the files of the model itself, without the trainer's state."""
+    return [path for path in paths if _OF_MODEL.fullmatch(path)]
 
 
 def _read(storage: "Storage", uri: str, attempt: str) -> Part | None:

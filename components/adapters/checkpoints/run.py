@@ -15,18 +15,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from threading import Event
 from typing import TypeVar, cast
 
 from components.adapters import ranks
 from components.adapters.checkpoints import parts
-from components.adapters.checkpoints.catalogue import Catalogue, best_of, is_damage
+from components.adapters.checkpoints.catalogue import Catalogue, best_of
 from components.adapters.checkpoints.fingerprint import Fingerprint
 from components.adapters.stage import Output
 from components.adapters.together import portable, raise_first, together
 from components.core.config import StageConfig
-from components.core.errors import InvalidInput, ReasrmError, Transient
+from components.core.errors import Damaged, InvalidInput, ReasrmError, Transient
 from components.core.manifest import MANIFEST_NAME, Manifest, Parent
 
 logger = logging.getLogger(__name__)
@@ -105,17 +106,15 @@ class Checkpoints:
         self._last_step = step
         owned = parts.owners((each.node, each.names) for each in told if each.names)
         own, attempt = owned.pop(ranks.node(), []), told[0].attempt
+        if leads:
+            self._forget_given_up([old for old in told[0].given_up if old != step])
         if ranks.is_main():
             others = [node for node, files in owned.items() if files]
             future = self._pool.submit(self._commit, folder, step, score, own, others, attempt)
             self._uploads.append(_Upload(step, score, future))
-        elif leads:
-            self._uploads = [
-                upload for upload in self._uploads if upload.step not in told[0].given_up or not upload.future.cancel()
-            ]
-            if own:
-                future = self._pool.submit(self._send, folder, step, own, attempt)
-                self._uploads.append(_Upload(step, score, future))
+        elif own:
+            future = self._pool.submit(self._send, folder, step, own, attempt)
+            self._uploads.append(_Upload(step, score, future))
 
     def wait(self, *, required: bool = False) -> None:
         """Block until everything is uploaded. Errors are only logged: a finished model does not depend on it.
@@ -163,6 +162,14 @@ class Checkpoints:
         self._uploads = [upload for upload in self._uploads if upload.step not in given_up]
         return given_up
 
+    def _forget_given_up(self, given_up: Sequence[int]) -> None:
+        """Drop this machine's uploads of these steps and delete their local folders, but for one under way."""
+        kept = [upload for upload in self._uploads if upload.step not in given_up or not upload.future.cancel()]
+        self._uploads, running = kept, {upload.step for upload in kept if not upload.future.done()}
+        for step in given_up:
+            if step not in running:
+                shutil.rmtree(self._folder(step), ignore_errors=True)
+
     def _commit(
         self, folder: Path, step: int, score: float | None, own: Sequence[str], others: Sequence[int], attempt: str
     ) -> None:
@@ -209,8 +216,13 @@ class Checkpoints:
         params = {name: value for name, value in found.items() if value is not None}
         name = f"{manifest.stage}-step-{step}"
         model = tracking.log_model(name, manifest.uri, manifest.digest, step=step, params=params)
-        if score is not None and self._scored_on is not None:
-            tracking.log_scores(model, {"score": score}, ("held-out", self._scored_on.uri, self._scored_on.digest))
+        if score is not None:
+            self._log_score(model, score)
+
+    def _log_score(self, model: str, score: float) -> None:
+        if self._scored_on is not None:
+            dataset = ("held-out", self._scored_on.uri, self._scored_on.digest)
+            self._output.tracking.log_scores(model, {"score": score}, dataset)
 
     # -- resuming ------------------------------------------------------------------------------------------------
 
@@ -223,10 +235,11 @@ class Checkpoints:
 
         Raises:
             InvalidInput: the checkpoint was made with other settings or data, or by a number of processes that its
-                shards do not fit; or there is none at `resume_from`.
+                shards do not fit; or there is none at `resume_from`; or the processes do not do the same work.
             ReasrmError: there are checkpoints and all of them are broken: starting from zero without a word would
                 throw away work.
         """
+        _check_same_work(self._output.run_key)
         while True:
             chosen = _on_main(self._choose)
             together(partial(self._clear, chosen))
@@ -234,9 +247,7 @@ class Checkpoints:
                 return None
             try:
                 return self._fetch(chosen)
-            except ReasrmError as error:
-                if not is_damage(error):
-                    raise
+            except Damaged as error:
                 if chosen.uri == self._resume_from:
                     raise ReasrmError(f"resume_from is damaged: {error}; give another checkpoint") from error
                 _on_main(partial(self._catalogue.quarantine, _step(chosen), error))
@@ -251,20 +262,34 @@ class Checkpoints:
 
         return _on_main(find)
 
-    def rescore(self, step: int, score: float) -> None:
-        """Give a committed checkpoint the score that it lacks: SIGTERM may come between a step and its evaluation."""
+    def committed(self) -> int | None:
+        """Return the step of the newest checkpoint whose manifest is in S3 now; None when there is none."""
+        return _on_main(lambda: max(self._catalogue.whole(), default=None))
 
-        def write() -> None:
+    def rescore(self, step: int, score: float) -> bool:
+        """Give a committed checkpoint the score that it lacks: SIGTERM may come between a step and its evaluation.
+
+        Returns False when the checkpoint is not in S3.
+        """
+
+        def write() -> bool:
             uri = self._catalogue.uri(step)
             manifest = self._storage.open(uri)
-            if manifest is not None:
-                scored = manifest.model_copy(update={"statistics": {**manifest.statistics, "score": score}})
-                self._storage.write_bytes(f"{uri}/{MANIFEST_NAME}", scored.to_bytes())
+            if manifest is None:
+                return False
+            scored = manifest.model_copy(update={"statistics": {**manifest.statistics, "score": score}})
+            self._storage.write_bytes(f"{uri}/{MANIFEST_NAME}", scored.to_bytes())
+            self._catalogue.scores[step] = score
+            self._log_score(manifest.digest, score)  # the digest by which MLflow knows it
+            return True
 
-        _on_main(write)
+        return _on_main(write)
 
-    def fetch(self, step: int) -> Path:
-        """Return a local folder with the checkpoint of a step. Raises ReasrmError when it is missing or damaged."""
+    def fetch(self, step: int, *, weights_only: bool = True) -> Path:
+        """Return a local folder with the checkpoint of a step, or with what export needs: its weights and JSON files.
+
+        Raises ReasrmError when it is missing or damaged.
+        """
 
         def find() -> Manifest:
             uri = self._catalogue.uri(step)
@@ -273,7 +298,7 @@ class Checkpoints:
                 raise ReasrmError(f"there is no checkpoint of step {step}: {uri} has no {MANIFEST_NAME}")
             return manifest
 
-        return self._fetch(_on_main(find))
+        return self._fetch(_on_main(find), weights_only)
 
     def _choose(self) -> Manifest | None:
         way_out = f"or delete {self._catalogue.prefix} to start this stage from zero"
@@ -293,9 +318,7 @@ class Checkpoints:
     def _of_earlier_code(self, uri: str) -> Manifest:
         try:
             manifest = self._storage.open(uri)
-        except ReasrmError as error:
-            if not is_damage(error):
-                raise
+        except Damaged as error:
             raise ReasrmError(f"resume_from is damaged: {error}; give another checkpoint") from error
         if manifest is None:
             raise InvalidInput(
@@ -306,12 +329,14 @@ class Checkpoints:
         self._made_with.check(manifest, self._storage, "or leave resume_from out")
         return manifest
 
-    def _fetch(self, manifest: Manifest) -> Path:
-        folder = self._folder(_step(manifest))
+    def _fetch(self, manifest: Manifest, weights_only: bool = False) -> Path:
+        folder, names = self._folder(_step(manifest)), parts.read_here(manifest)
+        if weights_only:
+            names = parts.weights(names)
 
         def get() -> None:
             if ranks.local_rank() == 0:
-                self._storage.fetch(manifest, folder, only=parts.read_here(manifest))
+                self._storage.fetch(manifest, folder, only=names)
 
         together(get)
         return folder
@@ -325,7 +350,7 @@ class Checkpoints:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _clear(self, chosen: Manifest | None) -> None:
-        """Delete what earlier attempts left, but for the chosen checkpoint's files."""
+        """Delete what earlier attempts left, but for the chosen checkpoint's files; machines may share this folder."""
         if ranks.local_rank() != 0:
             return
         wanted = {} if chosen is None else {self._folder(_step(chosen)): {entry.path for entry in chosen.files}}
@@ -333,9 +358,10 @@ class Checkpoints:
             if folder not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            for name in parts.names(folder):
-                if name not in wanted[folder]:
-                    (folder / name).unlink()
+            with suppress(FileNotFoundError):
+                for name in parts.names(folder):
+                    if name not in wanted[folder]:
+                        (folder / name).unlink(missing_ok=True)
 
     def _folder(self, step: int) -> Path:
         return self.directory / f"checkpoint-{step}"
@@ -345,6 +371,16 @@ def _on_main(work: Callable[[], T]) -> T:
     """Return, in every process, what the work gives on rank 0, which alone does it."""
     result = together(lambda: work() if ranks.is_main() else None)[0]
     return cast(T, result)
+
+
+def _check_same_work(run_key: str) -> None:
+    """Raise InvalidInput where processes that should train together do different work."""
+    for rank, (first, other) in enumerate(pairwise(ranks.gather(run_key)), 1):
+        if first != other:
+            raise InvalidInput(
+                f"processes {rank - 1} and {rank} do not do the same work (run keys {first[:12]} and {other[:12]}): "
+                "their machines have other code, settings, inputs or base folders; see that all have the same"
+            )
 
 
 def _step(manifest: Manifest) -> int:

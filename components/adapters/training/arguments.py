@@ -14,8 +14,9 @@ from components.core.training import TrainingConfig
 # Batches of few different widths: a CPU's kernels are built and kept per shape, and without this the memory of a run
 # grew with every new width (measured: 5.7 to 5.0 GiB and 18 % less time a step on two cores, 30 steps).
 PAD_MULTIPLE = 64
-# How long one process waits for another, s: the first may fetch a checkpoint of hundreds of GB meanwhile.
-PROCESS_TIMEOUT = 7200
+# How long one process waits for another, s (torch's own, for gloo): one rolls out for longer, or writes a checkpoint.
+# What waits for S3 is no part of it: processes tell each other how far they are meanwhile (`together`).
+PROCESS_TIMEOUT = 1800
 
 
 def precision_of(config: TrainingConfig, output: Output) -> str:
@@ -28,13 +29,13 @@ def common_arguments(config: TrainingConfig, checkpoints: Checkpoints, output: O
 
     Make the trainer's arguments of them before the model is loaded: with zero3 they decide how it is loaded.
     """
-    on_gpu = torch.cuda.is_available()
-    sharding = deepspeed_config(config, on_gpu=on_gpu, num_nodes=ranks.num_nodes())
+    on_gpu, in_bf16 = torch.cuda.is_available(), precision_of(config, output) == "bf16"
+    sharding = deepspeed_config(config, on_gpu=on_gpu, in_bf16=in_bf16, num_nodes=ranks.num_nodes())
     if sharding is not None:
         join_alone()
     return {
         "output_dir": str(checkpoints.directory),
-        "bf16": precision_of(config, output) == "bf16",
+        "bf16": in_bf16,
         "use_cpu": not on_gpu,
         "deepspeed": sharding,
         "ddp_find_unused_parameters": False,

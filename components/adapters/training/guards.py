@@ -15,7 +15,6 @@ from components.adapters import ranks
 from components.adapters.training.speed import meter, phases
 from components.core.errors import ReasrmError
 
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _NAMED_ROWS = 20
 
 
@@ -63,20 +62,26 @@ class StopOnNonFinite(TrainerCallback):
 
     def __init__(self, updates_per_step: int = 1) -> None:
         self.losses = Losses()
+        self.norm: Any = None
+        """The norm of the step's gradient before it was clipped, once the trainer knows it."""
         self._updates_per_step = updates_per_step
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forget the losses of the step before."""
+        """Forget the losses and the norm of the step before."""
         self.losses.clear()
+        self.norm = None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check all losses and gradients of the step. Raises NonFinite on every process."""
+        """Check all losses and gradients of the step. Raises NonFinite on every process.
+
+        The norm says more than the gradients: where it overflows, clipping has made zeros of them.
+        """
         skipped = getattr(kwargs.get("optimizer"), "step_was_skipped", False)  # DeepSpeed: the same everywhere
         gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-        finite = not skipped
-        if gradients and finite:  # DeepSpeed keeps them elsewhere
-            finite = bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients)).sum()))
-        self.agree(state, finite)
+        norm = self.norm
+        if norm is None and gradients:  # DeepSpeed keeps them elsewhere
+            norm = torch.stack(torch._foreach_norm(gradients)).sum()
+        self.agree(state, not skipped and (norm is None or bool(torch.isfinite(torch.as_tensor(norm)))))
 
     def agree(self, state: Any, finite: bool = True) -> None:
         """Raise NonFinite on every process when any of them has found something; all must ask at the same point."""
@@ -124,9 +129,18 @@ class Guarded:
             self._non_finite.losses.add(found[0] if isinstance(found, tuple) else found)
             if trainer.is_deepspeed_enabled and trainer.accelerator.sync_gradients:
                 self._non_finite.agree(trainer.state)
+                self.working_on += ", or in the optimizer step after it"  # DeepSpeed's ends the backward pass
         return found
 
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        self.working_on = "the optimizer step"
+        norm = super()._get_grad_norm(*args, **kwargs)  # type: ignore[misc]
+        if self._non_finite is not None:
+            self._non_finite.norm = norm
+        return norm
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.working_on = "writing a checkpoint"
         with phases().measure("save"):
             super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
 
@@ -157,37 +171,8 @@ def name_rows(rows: Sequence[str] | Sequence[Sequence[str]], error: NonFinite) -
     return [row for names in lists for row in names]
 
 
-def explain_non_finite(error: NonFinite, rows: Sequence[str], last_good: int, where: str) -> ReasrmError:
-    """Return the error with the rows and the checkpoint to go back to."""
+def explain_non_finite(error: NonFinite, rows: Sequence[str], last_good: str) -> ReasrmError:
+    """Return the error with the rows, and a sentence on the checkpoint to go back to."""
     more = f" and {len(rows) - _NAMED_ROWS} more" if len(rows) > _NAMED_ROWS else ""
     named = f" The rows: {', '.join(rows[:_NAMED_ROWS])}{more}." if rows else ""
-    kept = f" The last good checkpoint is that of step {last_good} in {where}." if last_good else " No checkpoint yet."
-    return ReasrmError(f"{error}.{named}{kept}")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error is a device's or the host's refusal of memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _NO_MEMORY)
-
-
-def explain_out_of_memory(error: BaseException, trainer: Any) -> ReasrmError:
-    """Return the error in words: what was in work, and what to change, what helps most first."""
-    args, advice = trainer.args, []
-    if args.per_device_train_batch_size > 1:
-        advice.append(f"lower micro_batch_size (now {args.per_device_train_batch_size})")
-    if not args.gradient_checkpointing:
-        advice.append("set gradient_checkpointing")
-    stage = ((args.deepspeed or {}).get("zero_optimization") or {}).get("stage", 0)
-    if stage < 3:
-        advice.append(f"set sharding to {'zero3' if stage else 'zero2 or zero3'}, with offload if need be")
-    else:
-        advice.append("set offload")
-    advice.append(f"lower {getattr(trainer, 'length_setting', Guarded.length_setting)}")
-    working_on = getattr(trainer, "working_on", "") or "the model alone"
-    reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-    return ReasrmError(
-        f"out of memory in step {trainer.state.global_step + 1} at {working_on}: {reason}. To go on from the last "
-        f"checkpoint with less: {', or '.join(advice)}"
-    )
+    return ReasrmError(f"{error}.{named} {last_good}")

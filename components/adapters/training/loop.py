@@ -16,12 +16,13 @@ from components.adapters.training.guards import (
     NonFinite,
     StopOnNonFinite,
     explain_non_finite,
-    explain_out_of_memory,
-    is_out_of_memory,
     name_rows,
 )
+from components.adapters.training.memory import memory_explained
 from components.adapters.training.preemption import Preemption, restore_random_state, stop_signal
 from components.adapters.training.reporting import Report, log_of, score_of
+from components.adapters.training.settings import Settings, callback_of
+from components.adapters.training.sharding import part_again
 from components.core.errors import ReasrmError, Transient
 from components.core.training import TrainingConfig
 
@@ -63,6 +64,7 @@ def callbacks(
     A callback that sets `should_save` for the last step must come after these.
     """
     return [
+        Settings(config),
         StopOnNonFinite(updates_per_step),
         Report(output, shown, updates_per_step),
         CommitCheckpoint(checkpoints, updates_per_step),
@@ -88,14 +90,22 @@ def train(
         ReasrmError: a loss or gradient is not finite, or the memory does not suffice.
         Transient: SIGTERM has come; a checkpoint of the last finished step is in S3.
     """
+    resume = checkpoints.newest()  # clears what earlier attempts left, so it comes before the look at the disk
     check_disk(trainer, checkpoints.directory)
-    resume = checkpoints.newest()
     done = int(resume.name.rpartition("-")[2]) if resume else 0
-    commit = next(c for c in trainer.callback_handler.callbacks if isinstance(c, CommitCheckpoint))
+    commit = callback_of(trainer, CommitCheckpoint)
     commit.newest = done
+
+    def doing() -> str:
+        step = trainer.state.global_step // updates_per_step + 1
+        return f"in step {step} at {trainer.working_on or 'the model alone'}"
+
     try:
         stopped = False
-        with stop_signal().listening():
+        with (
+            memory_explained(callback_of(trainer, Settings).config, doing, trainer.length_setting),
+            stop_signal().listening(),
+        ):
             steps = {"total": _num_updates(trainer) // updates_per_step, "done": done // updates_per_step}
             try:
                 with output.progress.bar("steps", **steps):
@@ -107,17 +117,13 @@ def train(
                 _save_now(trainer, commit)
         checkpoints.wait(required=stopped and commit.newest > 0)
     except NonFinite as error:
-        rows = [
-            row for named in ranks.gather(name_rows(rows_of_step() if rows_of_step else (), error)) for row in named
-        ]
-        where = output.partial_uri(f"checkpoints/{commit.newest:08d}")
-        raise explain_non_finite(error, rows, commit.newest // updates_per_step, where) from error
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, ReasrmError) or not is_out_of_memory(error):
-            raise
-        raise explain_out_of_memory(error, trainer) from error
+        named = ranks.gather(name_rows(rows_of_step() if rows_of_step else (), error))
+        rows = [row for names in named for row in names]
+        last_good = _last_good(checkpoints, output, commit.newest, done, updates_per_step)
+        raise explain_non_finite(error, rows, last_good) from error
     finally:
         checkpoints.close()
+        part_again()
     if stopped:
         kept = f"after step {commit.newest // updates_per_step}, whose checkpoint is in S3" if commit.newest else ""
         raise Transient(f"stopped by SIGTERM {kept or 'before the first step'}; run again to go on")
@@ -131,11 +137,25 @@ def _save_now(trainer: Any, commit: CommitCheckpoint) -> None:
     """Write and commit a checkpoint of the last finished step, unless it has one; every process must come here."""
     if trainer.state.global_step == commit.newest:
         return
-    preemption = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Preemption))
+    preemption = callback_of(trainer, Preemption)
     if preemption.random_state is not None:
         restore_random_state(preemption.random_state)
     trainer._save_checkpoint(trainer.model, trial=None)
     commit.on_save(trainer.args, trainer.state, trainer.control)
+
+
+def _last_good(checkpoints: Checkpoints, output: Output, newest: int, done: int, updates_per_step: int) -> str:
+    """Say which checkpoint to go back to, once it is known to be in S3; every process must ask."""
+    step, folder = newest // updates_per_step, output.partial_uri("checkpoints/")
+    if not newest:
+        return "No checkpoint yet."
+    if newest == done:
+        return f"The last good checkpoint is that of step {step}, which this attempt went on from."
+    try:
+        checkpoints.wait(required=True)
+    except ReasrmError as error:
+        return f"The checkpoint of step {step} is not in S3 ({error}); what is there lies in {folder}."
+    return f"The last good checkpoint is that of step {step} in {folder}{newest:08d}."
 
 
 def _num_updates(trainer: Any) -> int:

@@ -10,12 +10,18 @@ from components.core.training import TrainingConfig
 # Elements that ZeRO-2 reduces or gathers at once on a GPU: buffers of 0.4 GB in bf16.
 BUCKET = 200_000_000
 
+_BEFORE: dict[str, str | None] = {}
+"""The variables that `join_alone` has set, as they were."""
 
-def deepspeed_config(config: TrainingConfig, *, on_gpu: bool, num_nodes: int = 1) -> dict[str, Any] | None:
+
+def deepspeed_config(
+    config: TrainingConfig, *, on_gpu: bool, in_bf16: bool = False, num_nodes: int = 1
+) -> dict[str, Any] | None:
     """Return DeepSpeed's configuration, or None without sharding; `auto` is filled in by the trainer's arguments.
 
-    With bf16 the engine's weights are bf16, and their fp32 masters and both Adam moments are sharded; without it all
-    is fp32. A step whose gradient is not finite is skipped and flagged by the engine, never applied.
+    With bf16 the engine's weights are bf16; their fp32 masters, the sums of their gradients (fp32 too) and both Adam
+    moments are sharded. Without it all is fp32. A step whose gradient is not finite is skipped and flagged by the
+    engine, never applied.
     """
     if config.sharding == "none":
         return None
@@ -38,6 +44,8 @@ def deepspeed_config(config: TrainingConfig, *, on_gpu: bool, num_nodes: int = 1
     return {
         "zero_optimization": zero,
         "bf16": {"enabled": "auto", "check_grad_overflow": True},
+        # Many micro batches are added up: bf16 keeps 8 bits, and a sum of a hundred would lose what the last ones add.
+        **({"data_types": {"grad_accum_dtype": "fp32"}} if in_bf16 else {}),
         "gradient_clipping": "auto",
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
@@ -58,6 +66,15 @@ def join_alone() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", str(port))
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    _BEFORE.update({name: os.environ.get(name) for name in place})
+    os.environ.update(place)
+
+
+def part_again() -> None:
+    """Take back what `join_alone` told this process's environment, where it did: the process has no place any more."""
+    for name, value in _BEFORE.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    _BEFORE.clear()

@@ -1,8 +1,10 @@
 """How fast training goes: tokens, floating-point operations, and where the time went.
 
-None of it enters an artifact. The operations of a token are those of the model's matrices, 2 forward and 4 backward a
-parameter, and of attention without the discount for its causal half (PaLM, arXiv 2204.02311, appendix B): recomputed
-activations do not count, so gradient checkpointing lowers the utilisation that is reported.
+None of it enters an artifact. Model FLOPs utilisation (PaLM, arXiv 2204.02311, appendix B) is the operations that the
+result needs, over what the devices could do in the seconds of training. They are those of the model's matrices, 2
+forward and 4 backward a parameter and token, and of attention. Only needed ones count, which makes it lower than what
+others report: the head meets only the tokens whose next one is learned, attention only its causal half, padding and
+recomputed activations nothing.
 """
 
 import resource
@@ -17,13 +19,15 @@ import torch
 # bf16 on tensor cores, without sparsity, from NVIDIA's data sheets; the first name that a device's name contains.
 PEAK_FLOPS = (
     ("B200", 2.25e15),  # DGX B200: 72 PFLOPS of FP8 with sparsity / 8 GPUs / 2 dense / 2 bf16
-    ("H200", 9.89e14),
+    ("H200 NVL", 8.35e14),
+    ("H200", 9.89e14),  # SXM
     ("H100 PCIe", 7.56e14),
     ("H100 NVL", 8.35e14),
     ("H100", 9.89e14),  # SXM
     ("A100", 3.12e14),
 )
 GIB = 2**30
+_IGNORED = -100  # the label of a token that the loss does not count
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,13 @@ class ModelSize:
     """What the operations of a token depend on."""
 
     num_params: int
-    """Parameters that a token is multiplied with: all, without an input embedding that is not the head as well."""
+    """Parameters that every token is multiplied with: all but the input embedding and the head."""
     num_trained: int
     """Those of them that are trained."""
+    head_params: int
+    """Parameters of the head, tied to the embedding or not."""
+    head_trained: int
+    """The same if it is trained, else 0."""
     num_layers: int
     width: int
     """Query heads times the size of a head."""
@@ -44,13 +52,15 @@ def size_of(model: Any) -> ModelSize:
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    embedding = model.get_input_embeddings().weight
-    head = model.get_output_embeddings()
-    looked_up = head is None or head.weight is not embedding
-    counted = [p for p in model.parameters() if not (looked_up and p is embedding)]
+    output = model.get_output_embeddings()
+    head = [] if output is None else [output.weight]
+    apart = [model.get_input_embeddings().weight, *head]
+    counted = [p for p in model.parameters() if all(p is not other for other in apart)]
     return ModelSize(
         num_params=sum(num_elements(p) for p in counted),
         num_trained=sum(num_elements(p) for p in counted if p.requires_grad),
+        head_params=sum(num_elements(p) for p in head),
+        head_trained=sum(num_elements(p) for p in head if p.requires_grad),
         num_layers=config.num_hidden_layers,
         width=width,
     )
@@ -63,21 +73,24 @@ def num_elements(parameter: Any) -> int:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens without padding, and the sum of their sequences' squared lengths."""
+    """Tokens without padding, the sum of their sequences' squared lengths, and how many are learned or scored."""
 
     count: int = 0
     squared: int = 0
+    learned: int = 0
 
 
 def training_flops(size: ModelSize, tokens: Tokens) -> float:
     """Return the operations of a forward and backward pass; frozen weights take no gradient of their own."""
-    a_token = 4 * size.num_params + 2 * size.num_trained
-    return float(a_token * tokens.count + 12 * size.num_layers * size.width * tokens.squared)
+    body = (4 * size.num_params + 2 * size.num_trained) * tokens.count
+    head = (4 * size.head_params + 2 * size.head_trained) * tokens.learned
+    return float(body + head + 6 * size.num_layers * size.width * tokens.squared)
 
 
 def scoring_flops(size: ModelSize, tokens: Tokens) -> float:
     """Return the operations of a forward pass alone."""
-    return float(2 * size.num_params * tokens.count + 4 * size.num_layers * size.width * tokens.squared)
+    body, head = 2 * size.num_params * tokens.count, 2 * size.head_params * tokens.learned
+    return float(body + head + 2 * size.num_layers * size.width * tokens.squared)
 
 
 def peak_flops(device: str) -> float | None:
@@ -85,30 +98,40 @@ def peak_flops(device: str) -> float | None:
     return next((peak for name, peak in PEAK_FLOPS if name in device), None)
 
 
-def count_tokens(inputs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return a batch's tokens and their sequences' squared lengths, as tensors on its device.
+def count_tokens(inputs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Return a batch's tokens, its sequences' squared lengths, and its learned tokens, as tensors on its device.
 
     Packed rows are told apart by their positions, which begin at 0 anew: a sequence of n has sum(2 p + 1) = n squared.
+    Learned are those with a label or in the mask of completions; without either none is known to meet the head.
     """
+    learned = _learned(inputs)
     masks = [inputs[name] for name in ("attention_mask", "prompt_mask", "completion_mask") if name in inputs]
     masks = [mask for mask in masks if mask is not None and mask.ndim == 2]
     if masks:
         lengths = sum(mask.sum(1) for mask in masks)
-        return lengths.sum(), (lengths * lengths).sum()
+        return lengths.sum(), (lengths * lengths).sum(), learned
     if inputs.get("position_ids") is not None:
         positions = inputs["position_ids"]
-        return torch.tensor(positions.numel(), device=positions.device), (2 * positions + 1).sum()
+        return torch.tensor(positions.numel(), device=positions.device), (2 * positions + 1).sum(), learned
     ids = inputs["input_ids"]
     count = torch.tensor(ids.numel(), device=ids.device)
-    return count, count * ids.shape[-1]
+    return count, count * ids.shape[-1], learned
+
+
+def _learned(inputs: Mapping[str, Any]) -> Any:
+    if inputs.get("labels") is not None:
+        return (inputs["labels"][:, 1:] != _IGNORED).sum()
+    if inputs.get("completion_mask") is not None:
+        return inputs["completion_mask"].sum()
+    return torch.tensor(0, device=next(value.device for value in inputs.values() if isinstance(value, torch.Tensor)))
 
 
 class Meter:
     """Tokens of this process since they were last taken, kept on the device so that counting does not wait for it."""
 
     def __init__(self) -> None:
-        self._trained: list[tuple[Any, Any]] = []
-        self._scored: list[tuple[Any, Any]] = []
+        self._trained: list[tuple[Any, Any, Any]] = []
+        self._scored: list[tuple[Any, Any, Any]] = []
 
     def count(self, inputs: Mapping[str, Any], backward: bool = True) -> None:
         """Count a batch that is trained on, or (`backward` false) only scored."""
@@ -121,11 +144,10 @@ class Meter:
         return taken[0], taken[1]
 
 
-def _sum(counts: list[tuple[Any, Any]]) -> Tokens:
+def _sum(counts: list[tuple[Any, Any, Any]]) -> Tokens:
     if not counts:
         return Tokens()
-    count, squared = torch.stack([torch.stack(pair) for pair in counts]).sum(0).tolist()
-    return Tokens(count, squared)
+    return Tokens(*torch.stack([torch.stack(numbers) for numbers in counts]).sum(0).tolist())
 
 
 class Phases:

@@ -9,6 +9,7 @@ import torch
 from components.adapters.models import load_model
 from components.adapters.stage import Output
 from components.adapters.training.arguments import precision_of
+from components.adapters.training.memory import memory_explained
 from components.core.errors import InvalidInput
 from components.core.training import TrainingConfig
 
@@ -18,7 +19,7 @@ def load_trainable(folder: Path, config: TrainingConfig, output: Output) -> Any:
 
     Without sharding the weights are fp32 and bf16 means autocast over them, which learns better than bf16 weights.
     Under ZeRO the engine keeps the fp32 masters itself, and weights that LoRA freezes need no more than the bf16 they
-    are stored in. Raises InvalidInput when `liger` cannot be had.
+    are stored in. Raises InvalidInput when `liger` cannot be had, ReasrmError when the memory does not suffice.
     """
     check_liger(config)
     in_bf16 = precision_of(config, output) == "bf16"
@@ -28,12 +29,13 @@ def load_trainable(folder: Path, config: TrainingConfig, output: Output) -> Any:
 
         if not is_deepspeed_zero3_enabled():
             raise RuntimeError("the trainer's arguments must exist before the model, or each process loads all of it")
-    model = load_model(
-        folder,
-        torch.bfloat16 if narrow else torch.float32,
-        attention=pick_attention(config.attention, in_bf16),
-        place=config.sharding != "zero3",  # there each process has loaded its part, and the engine places it
-    )
+    with memory_explained(config, lambda: "loading the model"):
+        model = load_model(
+            folder,
+            torch.bfloat16 if narrow else torch.float32,
+            attention=pick_attention(config.attention, in_bf16),
+            place=config.sharding != "zero3",  # there each process has loaded its part, and the engine places it
+        )
     if config.liger:
         from transformers.integrations.liger import apply_liger_kernel
 
