@@ -217,8 +217,7 @@ class Failure:
         if self.exit_code == -signal.SIGKILL:
             return ReasrmError(
                 f"{who} was killed (signal 9), most likely because the machine or the container ran out of memory: "
-                "lower micro_batch_size, set gradient_checkpointing, or give it more memory; then run again to go on "
-                "from the last checkpoint"
+                "set gradient_checkpointing or give it more memory, then run again to go on from the last checkpoint"
             )
         how = f"by signal {-self.exit_code}" if self.exit_code < 0 else f"with exit code {self.exit_code}"
         return ReasrmError(f"{who} ended {how} without a word; its last lines in the log say more")

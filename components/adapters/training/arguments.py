@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from components.adapters import ranks
 from components.adapters.checkpoints import Checkpoints
@@ -17,6 +18,13 @@ PAD_MULTIPLE = 64
 # How long one process waits for another, s (torch's own, for gloo): one rolls out for longer, or writes a checkpoint.
 # What waits for S3 is no part of it: processes tell each other how far they are meanwhile (`together`).
 PROCESS_TIMEOUT = 1800
+
+# transformers 5.17, which vLLM up to 0.31 wants, does not know the new name; 5.23 warns of the old one.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
 
 
 def precision_of(config: TrainingConfig, output: Output) -> str:
@@ -45,8 +53,8 @@ def common_arguments(config: TrainingConfig, checkpoints: Checkpoints, output: O
         "adam_beta2": config.adam_beta2,
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
-        "activation_checkpointing": config.gradient_checkpointing,
-        "activation_checkpointing_kwargs": {"use_reentrant": False},
+        CHECKPOINTING: config.gradient_checkpointing,
+        f"{CHECKPOINTING}_kwargs": {"use_reentrant": False},
         "save_strategy": "steps",
         "save_total_limit": None,
         "logging_steps": 1,
