@@ -26,7 +26,7 @@ from components.adapters import launch, ranks
 from components.adapters.progress import Progress
 from components.core.config import StageConfig
 from components.core.errors import InvalidInput, ReasrmError, Transient
-from components.core.manifest import Manifest, Parent, describe, run_key
+from components.core.manifest import Manifest, Parent, describe, parents_of, run_key
 from components.core.records import explain
 from components.core.redact import redact
 from components.core.training import TrainingConfig
@@ -161,7 +161,7 @@ def name_work(stage: str, settings: StageConfig, inputs: Mapping[str, Manifest],
         raise InvalidInput(f"{stage} is the work of one process, and torchrun started several; start it without")
     storage = Storage.from_env()
     storage.ensure_bucket(artifact_root)
-    parents = {name: Parent(uri=parent.uri, digest=parent.digest) for name, parent in inputs.items()}
+    parents = parents_of(inputs)
     sources = _sources(stage, settings, storage)
     version = code_version(stage)
     key = run_key(stage, settings.decisive(), parents, version, sources)

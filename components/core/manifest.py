@@ -69,6 +69,11 @@ class Manifest(Record):
         raise KeyError(f"{path!r} is not in the manifest of {self.uri}; it has {[e.path for e in self.files]}")
 
 
+def parents_of(inputs: Mapping[str, Manifest]) -> dict[str, Parent]:
+    """Return what an artifact made from these inputs records of them."""
+    return {name: Parent(uri=manifest.uri, digest=manifest.digest) for name, manifest in inputs.items()}
+
+
 def run_key(
     stage: str, config: Mapping[str, Any], parents: Mapping[str, Parent], code_version: str, sources: Any = None
 ) -> str:

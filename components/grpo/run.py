@@ -13,7 +13,7 @@ from components.adapters.checkpoints import Checkpoints
 from components.adapters.models import load_tokenizer
 from components.adapters.stage import Inputs, Output, code_version
 from components.core.errors import InvalidInput, ReasrmError, Transient
-from components.core.manifest import Parent
+from components.core.manifest import parents_of
 from components.core.records import read_models
 from components.core.schema import PreferencePair
 from components.grpo.collapse import StopOnCollapse
@@ -51,7 +51,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
         code_version("grpo"),
         config,
         config.keep_checkpoints,
-        parents={name: Parent(uri=manifest.uri, digest=manifest.digest) for name, manifest in inputs.items()},
+        parents=parents_of(inputs),
         sharding=config.sharding,
         resume_from=config.resume_from,
     )

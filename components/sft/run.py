@@ -17,7 +17,7 @@ from components.adapters.models import load_context_tokens, load_tokenizer, reso
 from components.adapters.stage import Inputs, Output, code_version
 from components.adapters.together import together
 from components.core.errors import InvalidInput
-from components.core.manifest import Parent
+from components.core.manifest import parents_of
 from components.core.records import read_models, write_jsonl
 from components.core.schema import Example
 from components.sft.config import Config
@@ -49,7 +49,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
         code_version("sft"),
         config,
         config.keep_checkpoints,
-        parents={name: Parent(uri=manifest.uri, digest=manifest.digest) for name, manifest in inputs.items()},
+        parents=parents_of(inputs),
         sharding=config.sharding,
         resume_from=config.resume_from,
     )
