@@ -572,7 +572,7 @@ def test_an_outcome_that_does_not_fit_is_named(name: str, row: dict[str, Any], w
 # -- what is published -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suite", suites().values(), ids=str)
+@pytest.mark.parametrize("suite", suites().values(), ids=suites().keys())
 def test_published_rows_use_the_suites_own_names_and_are_percent(suite: Suite) -> None:
     assert bool(suite.published) == (suite.name != "pairs")
     for row in suite.published:
