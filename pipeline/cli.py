@@ -11,6 +11,12 @@ from typing import Any, NoReturn
 import click
 
 from components.core.errors import ReasrmError
+from pipeline.commands.doctor import doctor
+from pipeline.commands.options import profile_option, recipe_option, set_option
+from pipeline.commands.schedule import schedule
+from pipeline.commands.status import status
+from pipeline.commands.submit import submit
+from pipeline.commands.upload import upload
 
 DIRECTORY = Path(".reasrm")
 EXAMPLES = """\b
@@ -20,6 +26,7 @@ Examples:
   reasrm lineage reasrm-demo@champion            what that model was made from
   reasrm ui                                      look at the runs in MLflow
   reasrm compile --recipe demo --output p.yaml   the pipeline for Kubeflow
+  reasrm submit --recipe mine.toml --host URL    run it there and watch
 """
 
 folder_option = click.option(
@@ -29,10 +36,6 @@ folder_option = click.option(
     default=DIRECTORY,
     show_default=True,
     help="Folder that holds the servers' data, models and runs.",
-)
-recipe_option = click.option("--recipe", required=True, help="A recipe's name (see `reasrm recipes`) or a .toml file.")
-set_option = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting, e.g. sft.epochs=2. Repeatable."
 )
 
 
@@ -64,27 +67,56 @@ def run(recipe: str, settings: tuple[str, ...], directory: Path) -> None:
         console.print(part, soft_wrap=not hasattr(part, "columns"))
 
 
-@cli.command(epilog="\b\nExample:\n  reasrm compile --recipe demo --output pipeline.yaml\n")
+@cli.command(
+    epilog="\b\nExamples:\n  reasrm compile --recipe demo --output pipeline.yaml\n"
+    "  reasrm compile --recipe my-recipe.toml --profile trainjob --output pipeline.yaml\n"
+    "  reasrm compile --recipe demo --gitops --namespace team --output manifests.yaml\n"
+)
 @recipe_option
 @set_option
+@profile_option
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the YAML.")
 @click.option(
     "--check", type=click.Path(path_type=Path, dir_okay=False), help="Compare with this file instead of writing."
 )
-def compile(recipe: str, settings: tuple[str, ...], output: Path | None, check: Path | None) -> None:
-    """Compile the pipeline for Kubeflow Pipelines, with the recipe's settings as the parameters' defaults."""
-    from pipeline.compiler import check_compiled, write_compiled
-    from pipeline.config import load_recipe
+@click.option(
+    "--gitops", is_flag=True, help="Write Pipeline and PipelineVersion resources instead, for kubectl or Argo CD."
+)
+@click.option("--namespace", default="kubeflow", show_default=True, help="Of these resources: where KFP itself runs.")
+def compile(
+    recipe: str,
+    settings: tuple[str, ...],
+    profile: str,
+    output: Path | None,
+    check: Path | None,
+    gitops: bool,
+    namespace: str,
+) -> None:
+    """Compile the pipeline for Kubeflow Pipelines, with the recipe's settings as the parameters' defaults.
 
-    if (output is None) == (check is None):
-        raise click.UsageError("give either --output FILE or --check FILE")
-    config = load_recipe(recipe, settings)
+    The recipe says what is trained, the profile on what kind of cluster: cpu (no GPU), gpu (one machine of eight GPUs a
+    task), trainjob (SFT and GRPO on several machines), or a .toml file of your own like pipeline/profiles/gpu.toml.
+    """
+    from pipeline.compiler import check_compiled, compile_pipeline, local_paths, write
+    from pipeline.config import load_recipe
+    from pipeline.gitops import gitops_manifests
+    from pipeline.placement import load_profile
+
+    if (output is None) == (check is None) or (gitops and output is None):
+        raise click.UsageError("give either --output FILE or --check FILE (--gitops goes with --output)")
+    config, cluster = load_recipe(recipe, settings), load_profile(profile)
     if output is not None:
-        size = write_compiled(config, output)
-        click.echo(f"wrote {output} ({size / 1000:.1f} kB); upload it in Kubeflow's UI under Pipelines")
+        data = gitops_manifests(config, cluster, namespace=namespace) if gitops else compile_pipeline(config, cluster)
+        write(data, output)
+        use = "apply it with kubectl" if gitops else "upload it in Kubeflow's UI under Pipelines"
+        click.echo(f"wrote {output} ({len(data) / 1000:.1f} kB); {use}")
+        for setting in local_paths(config):
+            click.secho(f"a pod does not see {setting}; put it on S3: reasrm upload --help", fg="yellow", err=True)
     elif check is not None:
-        check_compiled(config, check, recipe)
-        click.echo(f"{check} is up to date with recipe {recipe}")
+        again = "".join(f" --set {setting}" for setting in settings)
+        command = f"reasrm compile --recipe {recipe}{again} --profile {profile} --output {check}"
+        check_compiled(config, cluster, check, command)
+        click.echo(f"{check} is up to date with recipe {recipe}, profile {profile}")
 
 
 @cli.command()
@@ -133,6 +165,10 @@ def recipes() -> None:
     for name in names:
         first = recipe_path(name).read_text(encoding="utf-8").splitlines()[0]
         click.echo(f"{name:<{max(map(len, names))}}  {first.removeprefix('#').strip()}")
+
+
+for command in (submit, status, schedule, doctor, upload):
+    cli.add_command(command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -1,41 +1,77 @@
-"""The pipeline as Kubeflow's YAML; equal recipes give equal bytes."""
+"""The pipeline as Kubeflow's YAML; equal recipes and profiles give equal bytes."""
 
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from components.core.errors import InvalidInput, ReasrmError
+from components.core.teachers import OfflineTeacher, RecordedTeacher
 from pipeline.config import RunConfig
+from pipeline.placement import OnKubernetes, Profile
+
+# kfp repeats the defaults in a comment, those of lists and objects in an order that changes from run to run.
+_OBJECT = re.compile(rb"^(#    \w+: (?:list|dict)) \[Default: .*\]$", re.MULTILINE)
 
 
-def compile_pipeline(config: RunConfig) -> bytes:
-    """Return the compiled pipeline with the run's settings as the parameters' defaults."""
-    from kfp import compiler
+def pipeline_for(config: RunConfig, profile: Profile) -> Any:
+    """Return the pipeline as it is placed on a cluster of this profile.
 
+    Raises InvalidInput where an image is not pinned, or the recipe trains on machines that the profile does not give.
+    """
     from pipeline.dag import build
 
+    profile.check_images()
+    many = [stage for stage in ("sft", "grpo") if getattr(config, stage).nodes > 1]
+    if many and profile.training == "pod":
+        raise InvalidInput(
+            f"{many[0]}.nodes is {getattr(config, many[0]).nodes}, but the profile {profile.name!r} trains in one pod; "
+            "compile with --profile trainjob, or set nodes = 1"
+        )
+    return build(OnKubernetes(profile, any(isinstance(one, OfflineTeacher) for one in config.teacher)))
+
+
+def arguments_for(config: RunConfig, profile: Profile) -> dict[str, Any]:
+    """Return all parameters of the pipeline: the recipe's and the cluster's."""
+    return config.arguments() | profile.parameters()
+
+
+def compile_pipeline(config: RunConfig, profile: Profile) -> bytes:
+    """Return the compiled pipeline with the run's settings as the parameters' defaults. Raises as `pipeline_for`."""
+    from kfp import compiler
+
+    pipeline = pipeline_for(config, profile)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "pipeline.yaml"
-        compiler.Compiler().compile(build(), str(path), pipeline_parameters=config.arguments())
-        return path.read_bytes()
+        compiler.Compiler().compile(pipeline, str(path), pipeline_parameters=arguments_for(config, profile))
+        return _OBJECT.sub(rb"\1", path.read_bytes())
 
 
-def write_compiled(config: RunConfig, path: Path) -> int:
-    """Write the compiled pipeline and return its size in bytes. Raises InvalidInput if it cannot be written."""
-    data = compile_pipeline(config)
+def write(data: bytes, path: Path) -> None:
+    """Write what was compiled. Raises InvalidInput if it cannot be written."""
     try:
         path.write_bytes(data)
     except OSError as error:
         raise InvalidInput(f"cannot write {path}: {error.strerror}") from error
-    return len(data)
 
 
-def check_compiled(config: RunConfig, path: Path, recipe: str) -> None:
-    """Compare a file with what the code compiles to now. Raises ReasrmError if they differ."""
+def check_compiled(config: RunConfig, profile: Profile, path: Path, command: str) -> None:
+    """Compare a file with what the code compiles to now; `command` writes it. Raises ReasrmError if they differ."""
     try:
         committed = path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
-    if committed != compile_pipeline(config):
-        raise ReasrmError(
-            f"{path} is not what the code compiles to; run: reasrm compile --recipe {recipe} --output {path}"
-        )
+    if committed != compile_pipeline(config, profile):
+        raise ReasrmError(f"{path} is not what the code compiles to; run: {command}")
+
+
+def local_paths(config: RunConfig) -> Iterator[str]:
+    """Yield the settings that name a place on this machine, which pods do not see, as `name = value`."""
+    named = [("base_model", config.base_model)]
+    named += [("preference_data", source.uri) for source in config.preference_data]
+    named += [("benchmarks", benchmark.uri) for benchmark in config.benchmarks]
+    named += [("teacher", teacher.uri) for teacher in config.teacher if isinstance(teacher, RecordedTeacher)]
+    for name, place in named:
+        if not place.startswith(("s3://", "hf://")) and not (name == "base_model" and "@" in place):
+            yield f"{name} = {place}"

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from components.benchmark.config import Config as BenchmarkConfig
 from components.core.errors import InvalidInput
-from components.core.sources import BenchmarkSettings, Source
+from components.core.sources import BenchmarkSettings, Day, Source
 from components.core.teachers import Cascade
 from components.core.verdict import Grammar
 from components.filter.config import Config as FilterConfig
@@ -27,10 +27,17 @@ from components.traces.config import Config as TracesConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_PARAMETER_BYTES = 10_000
+MAX_PARTS = 16  # KFP has trouble with long loops
+PARTS = ("traces_parts", "benchmark_parts")
 
 # Stage -> its setting -> the plain parameter that it comes from; `components/<stage>/component.py` does the same.
 SHARED: Mapping[str, Mapping[str, str]] = {
-    "prepare": {"sources": "preference_data", "benchmarks": "benchmarks", "seed": "seed"},
+    "prepare": {
+        "sources": "preference_data",
+        "data_until": "data_until",
+        "benchmarks": "benchmarks",
+        "seed": "seed",
+    },
     "traces": {"teacher": "teacher", "grammar": "grammar"},
     "filter": {"grammar": "grammar"},
     "sft": {"base_model": "base_model", "seed": "seed"},
@@ -38,6 +45,7 @@ SHARED: Mapping[str, Mapping[str, str]] = {
     "benchmark": {"base_model": "base_model", "benchmarks": "benchmarks", "grammar": "grammar", "seed": "seed"},
     "publish": {"model_name": "model_name"},
 }
+JSON_PARAMETERS = frozenset({"preference_data", "benchmarks", "teacher"})
 DECIDED_BY_GATE = {"publish": {"promote"}}
 
 
@@ -48,6 +56,8 @@ class RunConfig(BaseModel):
 
     preference_data: tuple[Source, ...] = Field(min_length=1)
     """Preference data: uris, or tables of uri, format, revision, select and weight."""
+    data_until: Day = ""
+    """Files of preference data whose path names a later day (YYYY-MM-DD) are left alone; empty: all are read."""
     benchmarks: tuple[BenchmarkSettings, ...] = ()
     """Benchmarks: their questions are kept out of training, and the judges are measured on them."""
     base_model: str = Field(min_length=1)
@@ -64,6 +74,10 @@ class RunConfig(BaseModel):
     """MLflow experiment."""
     seed: int = Field(0, ge=0)
     """Seed of splits, training and intervals."""
+    traces_parts: int = Field(1, ge=1, le=MAX_PARTS)
+    """Tasks that ask the teachers at the same time, each for its share of the pairs."""
+    benchmark_parts: int = Field(1, ge=1, le=MAX_PARTS)
+    """Tasks that judge at the same time, each its share of the questions."""
 
     prepare: PrepareConfig
     traces: TracesConfig
@@ -120,14 +134,35 @@ class RunConfig(BaseModel):
             raise ValueError(f"publish.judge is {self.publish.judge!r}: put it into benchmark.models")
         return self
 
-    def arguments(self) -> dict[str, str | int]:
-        """Return the pipeline's parameters: plain ones, lists as JSON, and one JSON text per stage."""
-        plain = {name: value for name, value in self.model_dump(mode="json").items() if name not in SHARED}
+    def arguments(self) -> dict[str, str | int | list[str]]:
+        """Return the pipeline's parameters: plain ones, lists as JSON, one JSON text per stage, and what loops go over.
+
+        A loop goes over texts like "2/4", the second of four parts.
+        """
+        plain = {name: value for name, value in self.model_dump(mode="json").items() if name not in {*SHARED, *PARTS}}
         stages = {f"{stage}_config": self.stage_settings(stage) for stage in SHARED}
-        return {
+        loops: dict[str, list[str]] = {name: _parts(getattr(self, name)) for name in PARTS}
+        return loops | {
             name: value if isinstance(value, str | int) else json.dumps(value, sort_keys=True, ensure_ascii=False)
             for name, value in (plain | stages).items()
         }
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> "RunConfig":
+        """Return the configuration that pipeline parameters stand for; those that are none of ours are left out.
+
+        Raises InvalidInput naming every value that is wrong.
+        """
+        values: dict[str, Any] = {}
+        for name, value in arguments.items():
+            stage = name.removesuffix("_config")
+            if name in PARTS:
+                values[name] = _count_parts(name, value)
+            elif name in JSON_PARAMETERS or (stage != name and stage in SHARED):
+                values[stage] = _parse(name, value)
+            elif name in cls.model_fields:
+                values[name] = value
+        return _validated(values, "the run's parameters")
 
     def stage_settings(self, stage: str) -> dict[str, Any]:
         """Return a stage's settings without those that come from the plain parameters or from the gate."""
@@ -158,10 +193,32 @@ def load_recipe(recipe: str, settings: Iterable[str] = ()) -> RunConfig:
     values = _read(recipe_path(recipe))
     for setting in settings:
         _apply(values, setting)
+    return _validated(values, f"recipe {recipe}")
+
+
+def _validated(values: dict[str, Any], what: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise InvalidInput(f"recipe {recipe}: {'; '.join(_explain(error))}") from error
+        raise InvalidInput(f"{what}: {'; '.join(_explain(error))}") from error
+
+
+def _parts(count: int) -> list[str]:
+    return [f"{number}/{count}" for number in range(1, count + 1)]
+
+
+def _count_parts(name: str, value: Any) -> int:
+    given = _parse(name, value) if isinstance(value, str) else value
+    if not isinstance(given, list) or given != _parts(len(given)):
+        raise InvalidInput(f'{name} is {value!r}; for three parts write ["1/3", "2/3", "3/3"]')
+    return len(given)
+
+
+def _parse(name: str, text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"the parameter {name} is not JSON: {error}") from error
 
 
 def _read(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:

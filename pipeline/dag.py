@@ -1,25 +1,26 @@
 """The whole pipeline in one function: who feeds whom, and what happens when the gate says no. No logic lives here."""
 
-from collections.abc import Callable
 from typing import Any
 
 from kfp import dsl
 
-from components.benchmark.component import benchmark
+from components.benchmark.component import benchmark, benchmark_part
 from components.filter.component import filter as filter_traces
 from components.grpo.component import grpo
 from components.prepare.component import prepare
 from components.publish.component import gate, publish
 from components.report.component import report
 from components.sft.component import sft
-from components.traces.component import traces
-from pipeline.placement import place as place_on_kubernetes
+from components.traces.component import traces, traces_part
+from pipeline.component import preflight
+from pipeline.placement import MAX_PARALLEL, Here, Placement
 
 NAME = "reasrm"
 
 
-def build(place: Callable[[str, Any], Any] = place_on_kubernetes) -> Any:
-    """Return the pipeline; `place(name, task)` says where each task runs (a local run leaves that open)."""
+def build(placement: Placement | None = None) -> Any:
+    """Return the pipeline; `placement` says where each task runs (default: on this machine)."""
+    where = placement or Here()
 
     @dsl.pipeline(name=NAME, display_name="Reasoning reward model")
     def reasrm(
@@ -39,6 +40,16 @@ def build(place: Callable[[str, Any], Any] = place_on_kubernetes) -> Any:
         grpo_config: str,
         benchmark_config: str,
         publish_config: str,
+        data_until: str = "",
+        traces_parts: list[str] = ["1/1"],  # noqa: B006  # KFP's own words for a default
+        benchmark_parts: list[str] = ["1/1"],  # noqa: B006
+        teacher_secret: str = "reasrm-teacher",  # noqa: S107  # a name
+        gpu_type: str = "nvidia.com/gpu",
+        gpus: str = "0",
+        machine_cpu: str = "2",
+        machine_memory: str = "8Gi",
+        node_selector: dict[str, str] = {},  # noqa: B006
+        tolerations: list[dict[str, Any]] = [],  # noqa: B006
     ) -> None:
         """Train a reasoning reward model: distil judgments, filter them, SFT, GRPO, benchmark, register.
 
@@ -59,7 +70,31 @@ def build(place: Callable[[str, Any], Any] = place_on_kubernetes) -> Any:
             grpo_config: JSON settings of GRPO.
             benchmark_config: JSON settings of the benchmark.
             publish_config: JSON settings of the gate and of publish: thresholds, alias.
+            data_until: Last day (YYYY-MM-DD) of dated preference data; schedule: the day a schedule gives; empty: all.
+            traces_parts: Tasks that ask the teachers at the same time, as ["1/2", "2/2"].
+            benchmark_parts: Tasks that judge at the same time, as ["1/2", "2/2"].
+            teacher_secret: Kubernetes secret with the teachers' keys (OPENAI_API_KEY, ANTHROPIC_API_KEY).
+            gpu_type: Resource that a GPU is asked for by.
+            gpus: GPUs of each task that trains or judges, or of each machine of a TrainJob.
+            machine_cpu: CPU cores of such a task or machine.
+            machine_memory: Memory of such a task or machine.
+            node_selector: JSON object: labels of the nodes for such tasks.
+            tolerations: JSON list of tolerations of such tasks.
         """
+        of_run = {
+            "teacher_secret": teacher_secret,
+            "gpu_type": gpu_type,
+            "gpus": gpus,
+            "machine_cpu": machine_cpu,
+            "machine_memory": machine_memory,
+            "node_selector": node_selector,
+            "tolerations": tolerations,
+        }
+
+        def place(name: str, task: Any) -> Any:
+            where.place(name, task, of_run)
+            return task
+
         shared = {"artifact_root": artifact_root, "experiment": experiment}
         end = report(
             run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
@@ -70,54 +105,90 @@ def build(place: Callable[[str, Any], Any] = place_on_kubernetes) -> Any:
         )
         place("report", end)
         with dsl.ExitHandler(end, name="train and judge"):
+            checked = preflight(
+                preference_data=preference_data,
+                benchmarks=benchmarks,
+                base_model=base_model,
+                teacher=teacher,
+                grammar=grammar,
+                model_name=model_name,
+                seed=seed,
+                prepare_config=prepare_config,
+                traces_config=traces_config,
+                filter_config=filter_config,
+                sft_config=sft_config,
+                grpo_config=grpo_config,
+                benchmark_config=benchmark_config,
+                publish_config=publish_config,
+                data_until=data_until,
+                traces_parts=traces_parts,
+                benchmark_parts=benchmark_parts,
+                scheduled=where.scheduled,
+                placement=where.constants,
+                **of_run,
+                **shared,
+            )
+            place("preflight", checked)
+            found = checked.outputs
+
             prepared = prepare(
-                config=prepare_config, preference_data=preference_data, benchmarks=benchmarks, seed=seed, **shared
+                config=prepare_config,
+                preference_data=preference_data,
+                data_until=found["data_until"],
+                benchmarks=benchmarks,
+                seed=seed,
+                content=found["prepare"],
+                **shared,
             )
             place("prepare", prepared)
             pairs = prepared.outputs["pairs"]
 
-            traced = traces(config=traces_config, teacher=teacher, grammar=grammar, pairs=pairs, **shared)
+            asking = {"config": traces_config, "teacher": teacher, "grammar": grammar, "pairs": pairs, **shared}
+            with dsl.ParallelFor(traces_parts, parallelism=MAX_PARALLEL) as part:
+                asked = place("traces_part", traces_part(part=part, **asking))
+            traced = traces(parts=dsl.Collected(asked.output), content=found["traces"], **asking)
             place("traces", traced)
 
             filtered = filter_traces(
-                config=filter_config, grammar=grammar, pairs=pairs, traces=traced.outputs["traces"], **shared
+                config=filter_config,
+                grammar=grammar,
+                content=found["filter"],
+                pairs=pairs,
+                traces=traced.outputs["traces"],
+                **shared,
             )
             place("filter", filtered)
             examples = filtered.outputs["examples"]
 
-            tuned = sft(config=sft_config, base_model=base_model, seed=seed, examples=examples, **shared)
+            training: dict[str, Any] = {"seed": seed, "training_job": found["training_job"], **shared}
+            tuned = sft(config=sft_config, base_model=base_model, content=found["sft"], examples=examples, **training)
             place("sft", tuned)
 
             reinforced = grpo(
                 config=grpo_config,
                 grammar=grammar,
-                seed=seed,
+                content=found["grpo"],
                 pairs=pairs,
                 sft=tuned.outputs["model"],
                 examples=examples,
-                **shared,
+                **training,
             )
             place("grpo", reinforced)
             models = {"sft": tuned.outputs["model"], "grpo": reinforced.outputs["model"]}
 
-            judged = benchmark(
-                config=benchmark_config,
-                base_model=base_model,
-                benchmarks=benchmarks,
-                grammar=grammar,
-                seed=seed,
-                pairs=pairs,
-                **models,
-                **shared,
-            )
+            judging: dict[str, Any] = {"config": benchmark_config, "base_model": base_model, "benchmarks": benchmarks}
+            judging |= {"grammar": grammar, "seed": seed, "pairs": pairs, **models, **shared}
+            with dsl.ParallelFor(benchmark_parts, parallelism=MAX_PARALLEL) as part:
+                answered = place("benchmark_part", benchmark_part(part=part, **judging))
+            judged = benchmark(parts=dsl.Collected(answered.output), **judging)
             place("benchmark", judged)
             scores = judged.outputs["scores"]
 
-            asked = gate(config=publish_config, model_name=model_name, scores=scores)
-            place("gate", asked)
+            asked_gate = gate(config=publish_config, model_name=model_name, scores=scores)
+            place("gate", asked_gate)
 
             release = {"config": publish_config, "model_name": model_name, "pairs": pairs, "distillation": examples}
-            with dsl.If(asked.outputs["passed"] == True, name="good enough"):  # noqa: E712
+            with dsl.If(asked_gate.outputs["passed"] == True, name="good enough"):  # noqa: E712
                 place("publish", publish(promote=True, benchmark=scores, **release, **models, **shared))
             with dsl.Else(name="not good enough"):
                 place("publish", publish(promote=False, benchmark=scores, **release, **models, **shared))

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 PARAMETERS_FILE = "parameters.json"
 TASK_OUTPUTS = "tasks"
@@ -29,11 +28,7 @@ def execute(folder: Path) -> None:
         pipeline_root=str(folder / TASK_OUTPUTS),
         workspace_root=str(folder / "workspace"),
     )
-    build(place=_anywhere)(**parameters)
-
-
-def _anywhere(name: str, task: Any) -> Any:
-    return task.set_caching_options(enable_caching=False)
+    build()(**parameters)
 
 
 def _end_with_parent() -> None:

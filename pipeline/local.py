@@ -25,6 +25,8 @@ from pipeline.config import RunConfig
 from pipeline.execute import PARAMETERS_FILE, TASK_OUTPUTS
 
 STAGES = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
+SHOWN = ("preflight", *STAGES)
+"""What a user is shown, in the order of the work."""
 DEFAULT_DIRECTORY = Path(".reasrm")
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20.0
@@ -277,7 +279,7 @@ def _close_tracking(run: Run, environment: Mapping[str, str]) -> None:
 
 
 def _raise_for_failure(run: Run, code: int) -> None:
-    tasks = (*STAGES[:-1], "gate", STAGES[-1])
+    tasks = (*SHOWN[:-1], "gate", SHOWN[-1])
     unfinished = [task for task in tasks if run.statuses.get(task, {}).get("status") not in {"done", "reused"}]
     if not unfinished and code == 0:
         return

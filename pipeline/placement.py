@@ -1,78 +1,358 @@
-"""Where each task runs on Kubernetes: one table, and one function that applies a row of it to a task.
+"""Where each task runs on Kubernetes: what tasks need, what clusters offer, and the one place that applies both.
 
-A local run does not use it: there every task is a process on this machine.
+A local run uses none of it: there every task is a process on this machine.
 """
 
+import json
+import re
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-STAGE_IMAGE = "reasrm/stage:0.1.0"
-TRAIN_IMAGE = "reasrm/train:0.1.0"
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.core.errors import InvalidInput
+from components.core.records import explain
+
+PROFILES = Path(__file__).parent / "profiles"
+IMAGES = Path(__file__).parent / "images.toml"
 USER_ID = 10_001
-
-# Kubernetes secrets by name, with their keys and the variables that they become. None of them has to exist: a
-# namespace may inject credentials in another way (IRSA, a launcher ConfigMap, a pod default).
-STORE_SECRET = {
-    "reasrm-s3": {
-        name: name
-        for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
-    },
-    "reasrm-mlflow": {
-        name: name for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-    },
+WORK = "/work"
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "store": ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"),
+    "tracking": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+    "teacher": ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"),
+    "hub": ("HF_TOKEN",),
 }
-TEACHER_SECRET = {"reasrm-teacher": {name: name for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY")}}
-HUB_SECRET = {"reasrm-hub": {"HF_TOKEN": "HF_TOKEN"}}
+"""Kind of secret -> its keys, each of which becomes the variable of that name."""
+_DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
+_RELEASE = re.compile(r".+:v?\d+\.\d+\.\d+([-+.][0-9A-Za-z.-]+)?")
+
+Image = Literal["stage", "train"]
+Secret = Literal["store", "tracking", "teacher", "hub"]
+TRACKED: tuple[Secret, ...] = ("store", "tracking")
 
 
 @dataclass(frozen=True)
-class Place:
-    """A task's image, resources and limits."""
+class Needs:
+    """What one task needs, whatever the cluster."""
 
-    image: str = STAGE_IMAGE
+    image: Image = "stage"
     cpu: str = "1"
     memory: str = "4Gi"
-    gpus: int = 0
+    machine: bool = False
+    """Whether it runs on a machine for training: its resources, node selector and tolerations are the run's."""
     retries: int = 2
     timeout_hours: float = 2
-    secrets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: STORE_SECRET)
+    cached: bool = False
+    """Whether KFP may take the result of an equal task. Its key holds the inputs and the image, not what lies behind a
+    uri; so only tasks that get a digest of it as an input."""
+    secrets: tuple[Secret, ...] = TRACKED
 
 
-# KFP's own cache is off everywhere: its key has neither the content behind a uri nor the code behind an image's tag. A
-# stage whose work is done finds its manifest and ends in seconds; a retry resumes.
-PLACES: Mapping[str, Place] = {
-    "prepare": Place(cpu="2", memory="8Gi", secrets=STORE_SECRET | HUB_SECRET),
-    "traces": Place(cpu="2", memory="8Gi", retries=4, timeout_hours=72, secrets=STORE_SECRET | TEACHER_SECRET),
-    "filter": Place(cpu="2", memory="8Gi"),
-    "sft": Place(TRAIN_IMAGE, "8", "96Gi", 1, retries=4, timeout_hours=48, secrets=STORE_SECRET | HUB_SECRET),
-    "grpo": Place(TRAIN_IMAGE, "8", "96Gi", 1, retries=4, timeout_hours=96),
-    "benchmark": Place(
-        TRAIN_IMAGE, "8", "96Gi", 1, retries=4, timeout_hours=24, secrets=STORE_SECRET | HUB_SECRET | TEACHER_SECRET
-    ),
-    "gate": Place(memory="1Gi", timeout_hours=0.5, secrets={}),
-    "publish": Place(timeout_hours=0.5),
-    "report": Place(memory="1Gi", timeout_hours=0.5),
+TABLE: Mapping[str, Needs] = {
+    "preflight": Needs(retries=1, timeout_hours=1, secrets=(*TRACKED, "teacher", "hub")),
+    "prepare": Needs(cpu="2", memory="8Gi", cached=True, secrets=(*TRACKED, "hub")),
+    "traces_part": Needs(cpu="2", memory="8Gi", retries=4, timeout_hours=72, secrets=(*TRACKED, "teacher", "hub")),
+    "traces": Needs(cpu="2", memory="8Gi", retries=4, timeout_hours=72, cached=True, secrets=(*TRACKED, "teacher")),
+    "filter": Needs(cpu="2", memory="8Gi", cached=True),
+    "sft": Needs("train", machine=True, retries=4, timeout_hours=48, cached=True, secrets=(*TRACKED, "hub")),
+    "grpo": Needs("train", machine=True, retries=4, timeout_hours=96, cached=True, secrets=(*TRACKED, "hub")),
+    "benchmark_part": Needs("train", machine=True, retries=4, timeout_hours=24, secrets=(*TRACKED, "teacher", "hub")),
+    "benchmark": Needs("train", machine=True, retries=4, timeout_hours=24, secrets=(*TRACKED, "teacher", "hub")),
+    "gate": Needs(memory="1Gi", timeout_hours=0.5, secrets=()),
+    "publish": Needs(timeout_hours=0.5),
+    "report": Needs(memory="1Gi", timeout_hours=0.5),
 }
+TRAINING = ("sft", "grpo")
+TEACHING = ("traces_part", "traces")
+MAX_PARALLEL = 4
+"""Tasks of a loop that run at the same time."""
 
 
-def place(name: str, task: Any) -> Any:
-    """Apply a row of the table to a task of the DAG and return the task."""
-    from kfp import kubernetes
+class Strict(BaseModel):
+    """A part of a profile: an unknown key is an error."""
 
-    row = PLACES[name]
-    task.set_container_image(row.image)
-    task.set_cpu_request(row.cpu).set_memory_request(row.memory).set_memory_limit(row.memory)
-    if row.gpus:
-        task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(row.gpus)
-        kubernetes.empty_dir_mount(task, volume_name="shm", mount_path="/dev/shm", medium="Memory")  # noqa: S108
-    task.set_caching_options(enable_caching=False)
-    if row.retries:
-        task.set_retry(num_retries=row.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="900s")
-    kubernetes.set_timeout(task, seconds=round(row.timeout_hours * 3600))
-    kubernetes.set_security_context(task, run_as_user=USER_ID, run_as_group=USER_ID, run_as_non_root=True)
-    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "reasrm")
-    kubernetes.add_pod_label(task, "app.kubernetes.io/component", name)
-    for secret, keys in row.secrets.items():
-        kubernetes.use_secret_as_env(task, secret_name=secret, secret_key_to_env=dict(keys), optional=True)
-    return task
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Machine(Strict):
+    """A machine that trains or judges; the defaults of run parameters."""
+
+    gpu_type: str = "nvidia.com/gpu"
+    """The resource that the device plugin offers."""
+    gpus: int = Field(8, ge=0)
+    """GPUs of a task, or of each machine of a TrainJob; 0: none are asked for."""
+    cpu: str = "32"
+    memory: str = "256Gi"
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[dict[str, Any], ...] = ()
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the run parameters that these are."""
+        return {
+            "gpu_type": self.gpu_type,
+            "gpus": str(self.gpus),
+            "machine_cpu": self.cpu,
+            "machine_memory": self.memory,
+            "node_selector": dict(self.node_selector),
+            "tolerations": [dict(one) for one in self.tolerations],
+        }
+
+
+class Work(Strict):
+    """The scratch volume of each task at /work: copies of models, checkpoints on their way to S3."""
+
+    size: str = "50Gi"
+    machine_size: str = "500Gi"
+    """The same for tasks on a machine for training."""
+    storage_class: str = ""
+    """Class of a volume that is made for the pod and goes with it; empty: an emptyDir on the node's disk."""
+
+
+class TrainJob(Strict):
+    """SFT and GRPO as TrainJobs of Kubeflow Trainer."""
+
+    runtime: str = "reasrm-torch"
+    queue: str = ""
+    """Local queue of Kueue; empty: none."""
+    launcher_cpu: str = "1"
+    launcher_memory: str = "4Gi"
+    """Of the task that starts the TrainJob and waits for it."""
+
+
+class Secrets(Strict):
+    """Names of the Kubernetes secrets; none has to exist, a namespace may inject credentials in another way."""
+
+    store: str = "reasrm-s3"
+    tracking: str = "reasrm-mlflow"
+    teacher: str = "reasrm-teacher"
+    hub: str = "reasrm-hub"
+
+
+class Profile(Strict):
+    """How the pipeline is placed on one kind of cluster; `pipeline/profiles/*.toml`."""
+
+    name: str = ""
+    machine: Machine = Machine()
+    training: Literal["pod", "trainjob"] = "pod"
+    """Whether SFT and GRPO train in their task's own pod, or as a TrainJob on one machine or several."""
+    trainjob: TrainJob = TrainJob()
+    work: Work = Work()
+    shared_memory: str = "64Gi"
+    """Size of the shared memory of tasks on a machine for training; what is used of it counts as their memory."""
+    secrets: Secrets = Secrets()
+    service_account: str = "reasrm"
+    image_pull_secrets: tuple[str, ...] = ()
+    train_image: Literal["train", "train-cpu"] = "train"
+    """Which image of images.toml trains and judges."""
+    images: dict[Image, str] = {}
+    """Images by name; those that are not given are those of images.toml."""
+
+    def image(self, name: Image) -> str:
+        """Return the image of a kind of task."""
+        if name in self.images:
+            return self.images[name]
+        known = tomllib.loads(IMAGES.read_text(encoding="utf-8"))
+        return str(known[self.train_image if name == "train" else name]["image"])
+
+    def check_images(self) -> None:
+        """Raise InvalidInput on an image whose content may change under its name: KFP caches by the name."""
+        names: tuple[Image, ...] = ("stage", "train")
+        for name in names:
+            image = self.image(name)
+            if not _DIGEST.fullmatch(image) and not _RELEASE.fullmatch(image):
+                raise InvalidInput(
+                    f"the image {image} can change under its name, and KFP would take old results for new code: give "
+                    f"images.{name} of profile {self.name!r} as name@sha256:..., or with the tag of a release (1.2.3)"
+                )
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the run parameters that a cluster adds to those of a recipe."""
+        return self.machine.parameters() | {"teacher_secret": self.secrets.teacher}
+
+    def constants(self) -> dict[str, Any]:
+        """Return what preflight has to know of the cluster and cannot see: it is compiled into its task."""
+        return {
+            "profile": self.name,
+            "training": self.training,
+            "image": self.image("train"),
+            "secrets": self.secrets.model_dump(),
+            "shared_memory": self.shared_memory,
+            "work_size": self.work.machine_size,
+            "storage_class": self.work.storage_class,
+            "service_account": self.service_account,
+            **self.trainjob.model_dump(include={"runtime", "queue"}),
+        }
+
+
+def profile_names() -> list[str]:
+    """Return the names of the profiles that come with the project."""
+    return sorted(path.stem for path in PROFILES.glob("*.toml"))
+
+
+def load_profile(profile: str) -> Profile:
+    """Read a profile, given by its name or as a .toml file. Raises InvalidInput naming what is wrong in it."""
+    path = PROFILES / f"{profile}.toml" if profile in profile_names() else Path(profile)
+    if path.suffix != ".toml" or not path.is_file():
+        raise InvalidInput(
+            f"there is no profile {profile!r}; there are {', '.join(profile_names())}, or give a .toml file"
+        )
+    try:
+        return Profile.model_validate({"name": path.stem} | tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise InvalidInput(f"profile {profile}: {explain(error)}") from error
+
+
+class Placement(Protocol):
+    """Says where the tasks of the DAG run."""
+
+    @property
+    def constants(self) -> str:
+        """What preflight has to know of the place, as JSON; empty on this machine."""
+
+    @property
+    def scheduled(self) -> str:
+        """What becomes the time that a schedule started the run for; kfp.local does not know KFP's placeholder."""
+
+    def place(self, name: str, task: Any, of_run: Mapping[str, Any]) -> Any:
+        """Place a task and return it; `of_run` are the run's parameters by name."""
+
+
+@dataclass(frozen=True)
+class OnKubernetes:
+    """Applies the table and a profile to the tasks of the DAG."""
+
+    profile: Profile
+    teacher_is_here: bool = False
+    """Whether a teacher generates in its task, which then needs a machine for training."""
+
+    @property
+    def constants(self) -> str:
+        """What preflight has to know of the cluster, as JSON."""
+        return json.dumps(self.profile.constants(), sort_keys=True)
+
+    @property
+    def scheduled(self) -> str:
+        """KFP's placeholder; KFP 2.16 leaves it as it is."""
+        from kfp import dsl
+
+        return str(dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER)
+
+    def place(self, name: str, task: Any, of_run: Mapping[str, Any]) -> Any:
+        """Apply a row of the table to a task and return the task; `of_run` are the run's parameters by name."""
+        from kfp import kubernetes
+
+        needs, profile = TABLE[name], self.profile
+        if self.teacher_is_here and name in TEACHING:
+            needs = replace(needs, image="train", machine=True)
+        launches = name in TRAINING and profile.training == "trainjob"
+        on_machine = needs.machine and not launches
+        task.set_container_image(profile.image("stage" if launches else needs.image))
+        if on_machine:
+            self._on_machine(task, of_run)
+        else:
+            cpu = profile.trainjob.launcher_cpu if launches else needs.cpu
+            memory = profile.trainjob.launcher_memory if launches else needs.memory
+            task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
+        task.set_caching_options(enable_caching=needs.cached)
+        if needs.retries:
+            task.set_retry(
+                num_retries=needs.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="900s"
+            )
+        kubernetes.set_timeout(task, seconds=round(needs.timeout_hours * 3600))
+        kubernetes.set_security_context(task, run_as_user=USER_ID, run_as_group=0, run_as_non_root=True)
+        kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "reasrm")
+        kubernetes.add_pod_label(task, "app.kubernetes.io/component", name.replace("_", "-"))
+        self._work(task, profile.work.machine_size if on_machine else profile.work.size)
+        for kind in needs.secrets:
+            secret = of_run["teacher_secret"] if kind == "teacher" else getattr(profile.secrets, kind)
+            kubernetes.use_secret_as_env(
+                task, secret_name=secret, secret_key_to_env={key: key for key in KEYS[kind]}, optional=True
+            )
+        if profile.image_pull_secrets:
+            kubernetes.set_image_pull_secrets(task, list(profile.image_pull_secrets))
+        return task
+
+    def _on_machine(self, task: Any, of_run: Mapping[str, Any]) -> None:
+        """Give a task what the run's parameters say of machines."""
+        from kfp import kubernetes
+
+        task.set_cpu_request(of_run["machine_cpu"])
+        task.set_memory_request(of_run["machine_memory"]).set_memory_limit(of_run["machine_memory"])
+        if self.profile.machine.gpus:
+            task.set_accelerator_type(of_run["gpu_type"]).set_accelerator_limit(of_run["gpus"])
+        kubernetes.add_node_selector_json(task, of_run["node_selector"])
+        kubernetes.add_toleration_json(task, of_run["tolerations"])
+        kubernetes.empty_dir_mount(
+            task,
+            volume_name="shm",
+            mount_path="/dev/shm",  # noqa: S108
+            medium="Memory",
+            size_limit=self.profile.shared_memory,
+        )
+
+    def _work(self, task: Any, size: str) -> None:
+        from kfp import kubernetes
+
+        if self.profile.work.storage_class:
+            kubernetes.add_ephemeral_volume(
+                task,
+                volume_name="work",
+                mount_path=WORK,
+                access_modes=["ReadWriteOnce"],
+                size=size,
+                storage_class_name=self.profile.work.storage_class,
+            )
+        else:
+            kubernetes.empty_dir_mount(task, volume_name="work", mount_path=WORK, size_limit=size)
+
+
+@dataclass(frozen=True)
+class Here:
+    """Places nothing: the local run."""
+
+    constants = ""
+    scheduled = ""
+
+    def place(self, name: str, task: Any, of_run: Mapping[str, Any]) -> Any:
+        """Leave a task where it is; nothing is cached, a stage knows its finished work itself."""
+        return task.set_caching_options(enable_caching=False)
+
+
+def training_job(constants: str, of_run: Mapping[str, Any]) -> str:
+    """Return the JSON of the TrainJob in which SFT and GRPO train, or "" where they train in their task's own pod.
+
+    `constants` is what was compiled in, `of_run` the run's parameters. Raises InvalidInput naming what is wrong.
+    """
+    fixed: dict[str, Any] = json.loads(constants) if constants else {"training": "pod"}
+    if fixed["training"] == "pod":
+        return ""
+    from components.adapters.trainjob import TrainJobSettings
+
+    secrets: dict[str, str] = fixed["secrets"]
+    try:
+        settings = TrainJobSettings(
+            image=fixed["image"],
+            runtime=fixed["runtime"],
+            queue=fixed["queue"],
+            service_account=fixed["service_account"],
+            shared_memory=fixed["shared_memory"],
+            work_size=fixed["work_size"],
+            storage_class=fixed["storage_class"],
+            gpu_type=of_run["gpu_type"],
+            gpus=of_run["gpus"],
+            cpu=of_run["machine_cpu"],
+            memory=of_run["machine_memory"],
+            node_selector=of_run["node_selector"],
+            tolerations=tuple(of_run["tolerations"]),
+            secrets={secrets[kind]: KEYS[kind] for kind in TABLE["sft"].secrets},
+            labels={"app.kubernetes.io/part-of": "reasrm"},
+        )
+    except ValidationError as error:
+        raise InvalidInput(f"the machines of the TrainJob: {explain(error)}") from error
+    return settings.model_dump_json()

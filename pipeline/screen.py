@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.core.judges import in_order
-from pipeline.local import STAGES, Run, Watcher
+from pipeline.local import SHOWN, Run, Watcher
 
 QUIET_SECONDS = 30.0
 MARKS: Mapping[str, tuple[str, str]] = {
@@ -64,7 +64,7 @@ class LiveScreen(Watcher):
         table.add_column(width=9)
         table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         table.add_column(justify="right", width=15)
-        for stage in STAGES:
+        for stage in SHOWN:
             status = statuses.get(stage, {})
             mark, style = MARKS.get(status.get("status", ""), (" ", "dim"))
             what = self._work(status) if status.get("status") == "running" else _outcome(status)
@@ -109,7 +109,7 @@ class PlainScreen(Watcher):
 
     def update(self, run: Run) -> None:
         """Write what has changed since the last call."""
-        for stage in STAGES:
+        for stage in SHOWN:
             status = run.statuses.get(stage)
             if status is None:
                 continue

@@ -38,19 +38,21 @@ def run_component(
     experiment: str,
     overrides: Mapping[str, Any] | None = None,
     json_overrides: Mapping[str, str] | None = None,
+    content: str = "",
+    training_job: str = "",
 ) -> Manifest:
     """Run a stage as a KFP task: read the input artifacts' manifests, write the output artifact's.
 
     `inputs` and `output` are KFP artifacts whose single file is a manifest. `overrides` are the run's plain
-    parameters, which win over the stage's JSON; those in `json_overrides` are JSON text. Ends the process with the
-    error's exit code on failure.
+    parameters, which win over the stage's JSON; those in `json_overrides` are JSON text. `content` is the digest of
+    what the stage has to find (see `content_of`); `training_job` is the JSON of the TrainJob that trains, empty where
+    this task does. Ends the process with the error's exit code on failure.
     """
     with kfp_task(stage):
-        settings = {**_parse_config(stage, config), **(overrides or {})}
-        for name, text in (json_overrides or {}).items():
-            settings[name] = _parse_json(f"the parameter {name!r}", text)
+        settings = parse_settings(stage, config, overrides, json_overrides)
         parents = {name: read_manifest(Path(artifact.path)) for name, artifact in inputs.items()}
-        result = _run(stage, settings, parents, artifact_root, experiment, _run_id(output.uri))
+        launcher = _launcher(training_job)
+        result = _run(stage, settings, parents, artifact_root, experiment, run_id_of(output.uri), content, launcher)
         write_manifest(result.manifest, Path(output.path))
         output.metadata.update(
             uri=result.manifest.uri,
@@ -59,6 +61,16 @@ def run_component(
             reused=result.reused,
         )
         return result.manifest
+
+
+def parse_settings(
+    stage: str, config: str, overrides: Mapping[str, Any] | None, json_overrides: Mapping[str, str] | None
+) -> dict[str, Any]:
+    """Return a stage's settings from its JSON and the run's plain parameters. Raises InvalidInput if it is no JSON."""
+    settings = {**_parse_config(stage, config), **(overrides or {})}
+    for name, text in (json_overrides or {}).items():
+        settings[name] = _parse_json(f"the parameter {name!r}", text)
+    return settings
 
 
 @contextmanager
@@ -133,7 +145,14 @@ def _commands_text(program: str, commands: Mapping[str, Command]) -> str:
 
 
 def _run(
-    stage: str, config: Mapping[str, Any], parents: Mapping[str, Manifest], root: str, experiment: str, run_id: str
+    stage: str,
+    config: Mapping[str, Any],
+    parents: Mapping[str, Manifest],
+    root: str,
+    experiment: str,
+    run_id: str,
+    content: str = "",
+    launcher: launch.Launcher | None = None,
 ) -> StageResult:
     """Run the stage; in a process beside the first of several, do its part and end the process."""
     ranks.forget_strays()
@@ -151,9 +170,19 @@ def _run(
             experiment=experiment,
             run_id=run_id,
             run_name=os.environ.get("REASRM_RUN_NAME", ""),
+            launcher=launcher,
+            content=content,
         )
     logger.info("%s %s: %s", stage, "reused" if result.reused else "done", result.manifest.uri)
     return result
+
+
+def _launcher(training_job: str) -> launch.Launcher | None:
+    if not training_job:
+        return None
+    from components.adapters.trainjob import launcher_from
+
+    return launcher_from(training_job)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -219,7 +248,7 @@ def _read_text(path: Path) -> str:
         raise InvalidInput(f"cannot read the configuration {path}: {error.strerror}") from error
 
 
-def _run_id(artifact_uri: str) -> str:
+def run_id_of(artifact_uri: str) -> str:
     """Return the pipeline run's id: from the environment, or from the path KFP gives the run's artifacts.
 
     It is not a parameter of the task, because then KFP's own cache would never hit. KFP's paths are

@@ -1,8 +1,8 @@
 """How the processes that train together are started: in this process, by torchrun on this machine, or by a `Launcher`.
 
 The workers run the stage's own command line; torchrun tells each its rank (`components.adapters.ranks`), and the first
-one does what a process alone would do. Nobody but torchrun is needed: on many machines a user, or a TrainJob's pods,
-start `torchrun -m components.<stage> ...` themselves.
+one does what a process alone would do. Nobody but torchrun is needed: on many machines a user starts
+`torchrun -m components.<stage> ...` himself, or `components.adapters.trainjob` has pods start it.
 """
 
 import ctypes
@@ -33,9 +33,9 @@ ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 LAUNCHER_VARIABLE = "REASRM_LAUNCHER_PID"
 # The kernel kills silently: the agent finds a killed process only after others have noticed that it is gone.
 NOTICED_SECONDS = 2.0
-_STOPPED = "stopped by SIGTERM"
+STOPPED = "stopped by SIGTERM"
 """How the message of a process that was asked to end begins."""
-_FOLDER = "{folder}"
+_FOLDER, _SCRATCH = "{folder}", "{scratch}"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -45,18 +45,28 @@ class Job:
 
     stage: str
     arguments: tuple[str, ...]
-    """Of `python -m components.<stage>`; `{folder}` stands for the folder that holds `files`."""
+    """Of `python -m components.<stage>`; `{folder}` stands for the folder that holds `files`, `{scratch}` for one that
+    may be written to.
+    """
     nodes: int
     processes: int | Literal["auto"]
     """On each machine; auto: one a GPU."""
     files: Mapping[str, str] = field(default_factory=dict)
     """What the command reads, by name."""
+    key: str = ""
+    """The work's run key: jobs of the same stage and key do the same work."""
+    run_arguments: tuple[str, ...] = ()
+    """More arguments: those that tell runs of the same work apart."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What the processes need beside their machine's own variables and the secrets."""
+    """Variables that tell runs of the same work apart."""
 
-    def command(self, folder: str) -> list[str]:
-        """Return what follows `python` or `torchrun` on the command line."""
-        return ["-m", f"components.{self.stage}", *(part.replace(_FOLDER, folder) for part in self.arguments)]
+    def command(self, folder: str, scratch: str = "") -> list[str]:
+        """Return what follows `python` or `torchrun` on the command line; without `scratch` the folder serves as it."""
+        places = {_FOLDER: folder, _SCRATCH: scratch or folder}
+        arguments = [*self.arguments, *self.run_arguments]
+        for name, place in places.items():
+            arguments = [part.replace(name, place) for part in arguments]
+        return ["-m", f"components.{self.stage}", *arguments]
 
     def write(self, folder: Path) -> None:
         """Write the files into a new folder."""
@@ -73,13 +83,15 @@ class Launcher(Protocol):
         """Return when all have ended well. Raises the error that the first failing one ended with."""
 
 
-def is_wanted(config: TrainingConfig) -> bool:
-    """Say whether the work is not for this process alone.
+def is_wanted(config: TrainingConfig, launcher: Launcher | None = None) -> bool:
+    """Say whether the work is not for this process alone; with a launcher it never is.
 
     One process that sees several GPUs is launched too: the trainer would else spread over them by threads. SFT with no
     epochs only hands a model on, which one process does.
     """
-    if getattr(config, "epochs", None) == 0:  # a setting of SFT alone
+    if launcher is not None:
+        return True
+    if _hands_on(config):
         return False
     return config.nodes > 1 or processes_here(config) > 1 or (config.processes == 1 and _num_gpus() > 1)
 
@@ -90,17 +102,21 @@ def processes_here(config: TrainingConfig) -> int:
 
 
 def check(stage: str, config: TrainingConfig, launcher: Launcher | None) -> None:
-    """Raise InvalidInput where the processes that are asked for cannot be started from here."""
-    stop_seconds = _stop_seconds()
-    if config.nodes > 1:
-        if launcher is None:
-            raise InvalidInput(
-                f"nodes is {config.nodes}, and this process can start others only on its own machine: on each machine "
-                f"start `TORCH_ELASTIC_SHUTDOWN_TIMEOUT={stop_seconds} torchrun --nnodes={config.nodes} "
-                f"--nproc-per-node={config.processes} --rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500 "
-                f"--rdzv-id=<one name> -m components.{stage} --config ... --inputs ... --output ...`, or take nodes = 1"
-            )
+    """Raise InvalidInput where the processes that are asked for cannot be started from here.
+
+    What a launcher can start it says itself.
+    """
+    seconds = stop_seconds()
+    if launcher is not None:
         return
+    if config.nodes > 1:
+        raise InvalidInput(
+            f"nodes is {config.nodes}, and this process can start others only on its own machine: set training_job, so "
+            "that a TrainJob has machines for them; or on each machine "
+            f"start `TORCH_ELASTIC_SHUTDOWN_TIMEOUT={seconds} torchrun --nnodes={config.nodes} "
+            f"--nproc-per-node={config.processes} --rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500 "
+            f"--rdzv-id=<one name> -m components.{stage} --config ... --inputs ... --output ...`; or take nodes = 1"
+        )
     asked, num_gpus = processes_here(config), _num_gpus()
     if 0 < num_gpus < asked:
         raise InvalidInput(
@@ -118,19 +134,36 @@ def plan(
     experiment: str,
     run_id: str,
     run_name: str,
+    *,
+    key: str = "",
+    launcher: Launcher | None = None,
 ) -> Job:
-    """Return the job whose every process runs the stage's command line with this configuration and these inputs."""
+    """Return the job whose every process runs the stage's command line with this configuration and these inputs.
+
+    Without a launcher it is for this machine, which is asked for its GPUs.
+    """
     files = {"config.json": json.dumps(config, ensure_ascii=False)}
     named = []
     for name, manifest in inputs.items():
         files[f"{name}.manifest.json"] = manifest.to_bytes().decode()
         named.append(f"{name}={_FOLDER}/{name}.manifest.json")
     arguments = [
-        "--config", f"{_FOLDER}/config.json", "--inputs", *named, "--output", f"{_FOLDER}/output.json",
-        "--artifact-root", artifact_root, "--experiment", experiment, "--run-id", run_id,
+        "--config", f"{_FOLDER}/config.json", "--inputs", *named, "--output", f"{_SCRATCH}/output.json",
+        "--artifact-root", artifact_root,
     ]  # fmt: skip
-    processes = settings.processes if settings.nodes > 1 else processes_here(settings)
-    return Job(stage, tuple(arguments), settings.nodes, processes, files, {"REASRM_RUN_NAME": run_name})
+    nodes, processes = settings.nodes, settings.processes
+    if _hands_on(settings):
+        nodes, processes = 1, 1
+    return Job(
+        stage,
+        tuple(arguments),
+        nodes,
+        processes_here(settings) if launcher is None and nodes == 1 else processes,
+        files,
+        key,
+        ("--experiment", experiment, "--run-id", run_id),
+        {"REASRM_RUN_NAME": run_name},
+    )
 
 
 @dataclass(frozen=True)
@@ -165,7 +198,7 @@ class Torchrun:
             # What this process does on SIGTERM and Ctrl-C ends the workers too; the agent's own handler would be
             # interrupted by a second SIGTERM and leave them. It must have some signal.
             signals_to_handle="SIGQUIT",
-            shutdown_timeout=_stop_seconds(),
+            shutdown_timeout=stop_seconds(),
         )
         logger.info("%s: %s processes by torchrun", job.stage, job.processes)
         try:
@@ -204,7 +237,7 @@ class Failure:
     @property
     def is_stopped(self) -> bool:
         """Say whether it ended because it was asked to."""
-        return self.exit_code == -signal.SIGTERM or self.message.startswith(_STOPPED)
+        return self.exit_code == -signal.SIGTERM or self.message.startswith(STOPPED)
 
     def error(self, num_processes: int) -> ReasrmError:
         """Return the error that this process ended with, under its rank."""
@@ -267,13 +300,18 @@ def end_with_launcher() -> None:
         sys.exit(f"the process {launcher} that started this one is gone")
 
 
+def _hands_on(config: TrainingConfig) -> bool:
+    return getattr(config, "epochs", None) == 0  # a setting of SFT alone
+
+
 def _num_gpus() -> int:
     import torch
 
     return int(torch.cuda.device_count())
 
 
-def _stop_seconds() -> int:
+def stop_seconds() -> int:
+    """Return how long processes that are asked to stop have for a checkpoint. Raises InvalidInput on nonsense."""
     text = os.environ.get(STOP_VARIABLE, str(STOP_SECONDS))
     if not text.isdecimal():
         raise InvalidInput(f"{STOP_VARIABLE} is {text!r}; give whole seconds, such as {STOP_SECONDS}")

@@ -45,7 +45,11 @@ def source_digest(source: SourceSettings | BenchmarkSettings, storage: "Storage"
     for name, value in (("revision", source.revision), ("select.subset", source.select.subset)):
         if value:
             raise InvalidInput(f"{source.uri} is no dataset of the hub, so it has no {name} ({value}); leave it out")
-    return digest(source.uri, storage)
+    return digest(source.uri, storage, _until(source))
+
+
+def _until(source: SourceSettings | BenchmarkSettings) -> str:
+    return source.until if isinstance(source, SourceSettings) else ""
 
 
 @dataclass
@@ -107,7 +111,7 @@ class Reader:
 
     @cached_property
     def _files(self) -> list[SourceFile]:
-        return list_files(self.source.uri, self.storage)
+        return list_files(self.source.uri, self.storage, _until(self.source))
 
 
 def _drawn(num_rows: int, sample: int, seed: int) -> Any:

@@ -6,6 +6,7 @@ The Hugging Face hub, the third place that data comes from, is `components.adapt
 import gzip
 import hashlib
 import logging
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LONGEST_LINE_BYTES = 64 * 2**20
+_DAY = re.compile(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)")
 DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 
@@ -32,11 +34,12 @@ class SourceFile:
     name: str
 
 
-def list_files(uri: str, storage: "Storage") -> list[SourceFile]:
+def list_files(uri: str, storage: "Storage", until: str = "") -> list[SourceFile]:
     """Return the data files of a source in the order in which they are read.
 
     A file is itself; of a folder, and of an S3 prefix (its uri ends with /), it is every file below with one of
-    DATA_SUFFIXES, sorted by name. Other files, and those below a name with a dot in front, are left alone.
+    DATA_SUFFIXES, sorted by name. Other files, and those below a name with a dot in front, are left alone; so are those
+    whose name tells a day after `until` (YYYY-MM-DD).
 
     Raises:
         InvalidInput: there is nothing there, or no data in it.
@@ -56,14 +59,19 @@ def list_files(uri: str, storage: "Storage") -> list[SourceFile]:
         raise InvalidInput(f"no {', '.join(DATA_SUFFIXES)} below {uri} {where}; {len(found)} other files are there")
     if len(data) < len(found):
         logger.info("%s: reading %s files, leaving %s of other kinds alone", uri, len(data), len(found) - len(data))
-    return sorted(data, key=lambda file: file.name)
+    due = [file for file in data if not until or max(_DAY.findall(file.name), default="") <= until]
+    if not due:
+        raise InvalidInput(f"all {len(data)} data files below {uri} are of days after {until}; give a later day")
+    if len(due) < len(data):
+        logger.info("%s: leaving %s files of days after %s alone", uri, len(data) - len(due), until)
+    return sorted(due, key=lambda file: file.name)
 
 
 def _is_data(name: str) -> bool:
     return name.endswith(DATA_SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))
 
 
-def digest(uri: str, storage: "Storage") -> str:
+def digest(uri: str, storage: "Storage", until: str = "") -> str:
     """Return the sha256 of a source's content in hex; of a folder or prefix, that of the names and their sha256.
 
     The bytes are hashed as they come; what an object's metadata says of them is not believed.
@@ -71,7 +79,7 @@ def digest(uri: str, storage: "Storage") -> str:
     Raises:
         InvalidInput: there is no such file, or no data in it.
     """
-    files = list_files(uri, storage)
+    files = list_files(uri, storage, until)
     if len(files) == 1 and files[0].uri == uri:
         return _file_digest(uri, storage)
     return tree_digest((file.name, _file_digest(file.uri, storage)) for file in files)

@@ -180,11 +180,15 @@ def run_stage(
     run_id: str,
     run_name: str = "",
     launcher: launch.Launcher | None = None,
+    content: str = "",
 ) -> StageResult:
     """Do a stage's work once and return its committed manifest.
 
-    Work that wants several processes is handed to torchrun, or for several machines to `launcher`; each of them comes
-    back here, the first one for the work below and the others to `follow.follow_stage`.
+    `content` is what `content_of` gave before the run began. What is read now has to be the same: KFP's cache knows
+    this work by it.
+
+    Work that wants several processes is handed to torchrun, and all work to `launcher` where there is one; each process
+    comes back here, the first one for the work below and the others to `follow.follow_stage`.
 
     Raises:
         InvalidInput: the configuration, an input or the set-up has to be changed; nothing heavy was imported yet
@@ -195,13 +199,27 @@ def run_stage(
     progress = Progress(stage)
     try:
         work = name_work(stage, settings, inputs, artifact_root)
-        together = _launched_from_here(work)
+        if content and content != _content(work.version, work.sources):
+            uris = ", ".join(str(source["uri"]) for source in work.sources or ())
+            what = f"{uris} or the code of {stage}" if uris else f"the code of {stage}"
+            raise InvalidInput(f"{what} changed since this run began; start a new run, it uses again what still holds")
+        together = _launched_from_here(work, launcher)
         if together is not None:
             launch.check(stage, together, launcher)
-            job = launch.plan(stage, config, together, inputs, artifact_root, experiment, run_id, run_name)
+            job = launch.plan(
+                stage,
+                config,
+                together,
+                inputs,
+                artifact_root,
+                experiment,
+                run_id,
+                run_name,
+                key=work.key,
+                launcher=launcher,
+            )
             with exclusive(work.workdir / "launch") as folder:
-                here = launch.Torchrun(folder / "job")
-                (launcher if launcher is not None and job.nodes > 1 else here).launch(job)
+                (launcher or launch.Torchrun(folder / "job")).launch(job)
             return StageResult(_result_of(work), reused=False)
         with exclusive(work.workdir), _tracked(run_id, run_name, stage, experiment, work.workdir) as tracking:
             _describe(work, tracking)
@@ -239,12 +257,12 @@ def run_stage(
         raise
 
 
-def _launched_from_here(work: Work) -> TrainingConfig | None:
+def _launched_from_here(work: Work, launcher: launch.Launcher | None) -> TrainingConfig | None:
     """Return the settings of work that is still to be done and that wants processes which this one has to start."""
     settings = work.settings
     if not isinstance(settings, TrainingConfig) or ranks.launched() or work.committed() is not None:
         return None
-    return settings if launch.is_wanted(settings) else None
+    return settings if launch.is_wanted(settings, launcher) else None
 
 
 def _describe(work: Work, tracking: "StageRun") -> None:
@@ -287,6 +305,19 @@ def code_version(stage: str) -> str:
             if path.suffix in {".py", ".txt", ".jinja"}:
                 digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def content_of(stage: str, settings: StageConfig, storage: "Storage") -> str:
+    """Return a digest of a stage's code and of all that it reads beside its inputs, in 20 hex digits.
+
+    Raises what the stage's sources raise: InvalidInput where something is not there.
+    """
+    return _content(code_version(stage), _sources(stage, settings, storage))
+
+
+def _content(version: str, sources: Sequence[Mapping[str, Any]] | None) -> str:
+    text = json.dumps([version, sources], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
 def _sources(stage: str, settings: StageConfig, storage: "Storage") -> list[dict[str, Any]] | None:

@@ -6,4 +6,5 @@ Out:  `scores.json` (every score with its interval and protocol), `verdicts/<jud
       `report.html`, `report.md`, and `quarantine.jsonl` (rows of benchmarks that could not be read).
 Cost: one generation a judge, pair, order and vote. What a judge has said is kept by judge, not by run: a killed run, a
       new suite or last week's champion asks only what was never asked.
+Parts: tasks that answer a share of the questions each, before the stage (`part.py`, `components/adapters/part.py`).
 """

@@ -1,7 +1,7 @@
 """Judge pairs in both orders with one model: one queue over all suites, orders and samples, longest prompt first.
 
 What the verdict store holds is not judged again. The rest is committed on the way, `shard_size` answers at a time, so
-a crash costs at most those under way.
+a crash costs at most those under way. A part of the work answers some of these slices, and judges nothing.
 """
 
 import logging
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from components.adapters.engines import Conversation
+from components.adapters.part import WHOLE, Share
 from components.adapters.stage import Output
 from components.benchmark.config import Config
 from components.benchmark.judge import Judge, Question, answer_name, digest_of_messages
@@ -19,15 +20,22 @@ from components.core.schema import Judgment, PreferencePair
 
 logger = logging.getLogger(__name__)
 
+Sets = Mapping[str, Sequence[PreferencePair]]
+OnSpeed = Callable[["Speed"], None]
+
+
+class TooManyUnanswered(InvalidInput):
+    """More questions get no answer than `max_unanswered` allows."""
+
 
 def judge_pairs(
     model: str,
     judge: Judge,
     judge_key: str,
-    sets: Mapping[str, Sequence[PreferencePair]],
+    sets: Sets,
     config: Config,
     output: Output,
-    on_speed: Callable[["Speed"], None] | None = None,
+    on_speed: OnSpeed | None = None,
 ) -> dict[str, list[Judgment]]:
     """Return the judgments of every suite in `sets`: of each pair, as given, in the source's order and then swapped.
 
@@ -46,24 +54,11 @@ def judge_pairs(
         ReasrmError: a stored shard cannot be read.
     """
     try:
-        shown = {
-            suite: [pair.shown(swapped) for pair in pairs for swapped in (False, True)] for suite, pairs in sets.items()
-        }
-        conversations: dict[str, Conversation] = {}
-        asked = {suite: [_asked(judge, pair, conversations) for pair in pairs] for suite, pairs in shown.items()}
-        queue = [
-            Question(digest, conversations[digest], sample)
-            for digest in sorted(conversations, key=lambda digest: (*_place(conversations[digest]), digest))
-            for sample in range(judge.samples)
-        ]
-        store = VerdictStore(output, judge_key, [question.name for question in queue])
-        store.load()
-        logger.info("%s: %d of %d answers are in the verdict store already", model, len(store), len(queue))
-        with output.progress.bar(f"answers of {model}", total=len(queue), done=len(store)):
-            if len(store) < len(queue):
-                speed = _answer(model, judge, queue, store, config, output)
-                if on_speed is not None:
-                    on_speed(speed)
+        shown = _shown(sets)
+        asked, queue = _questions(judge, shown)
+        store, speed = _answer(model, judge, judge_key, queue, config, output)
+        if on_speed is not None and speed is not None:
+            on_speed(speed)
         store.settle()
     finally:
         judge.close()
@@ -75,6 +70,48 @@ def judge_pairs(
         ]
         for suite, pairs in shown.items()
     }
+
+
+def answer_share(
+    model: str,
+    judge: Judge,
+    judge_key: str,
+    sets: Sets,
+    config: Config,
+    output: Output,
+    share: Share,
+) -> "Speed | None":
+    """Answer a share of the questions that `judge_pairs` asks, in whole slices of its queue; return how fast it was.
+
+    What gets no answer is not kept: `judge_pairs` asks it once more, and counts it. Raises what that does, and
+    TooManyUnanswered where these alone are too many for the whole.
+    """
+    try:
+        _, queue = _questions(judge, _shown(sets))
+        return _answer(model, judge, judge_key, queue, config, output, share)[1]
+    finally:
+        judge.close()
+
+
+def _shown(sets: Sets) -> dict[str, list[PreferencePair]]:
+    """Return each pair in the two orders in which it is judged."""
+    return {
+        suite: [pair.shown(swapped) for pair in pairs for swapped in (False, True)] for suite, pairs in sets.items()
+    }
+
+
+def _questions(
+    judge: Judge, shown: Mapping[str, Sequence[PreferencePair]]
+) -> tuple[dict[str, list[tuple[str, ...]]], list[Question]]:
+    """Return the digests of what is asked about each pair, and the queue."""
+    conversations: dict[str, Conversation] = {}
+    asked = {suite: [_asked(judge, pair, conversations) for pair in pairs] for suite, pairs in shown.items()}
+    queue = [
+        Question(digest, conversations[digest], sample)
+        for digest in sorted(conversations, key=lambda digest: (*_place(conversations[digest]), digest))
+        for sample in range(judge.samples)
+    ]
+    return asked, queue
 
 
 def _asked(judge: Judge, pair: PreferencePair, conversations: dict[str, Conversation]) -> tuple[str, ...]:
@@ -95,10 +132,47 @@ def _place(messages: Conversation) -> tuple[int, tuple[str, ...]]:
     return -sum(map(len, texts)), texts
 
 
+def _slices(queue: Sequence[Question], config: Config, share: Share) -> list[Sequence[Question]]:
+    """Return the slices of the queue that are in a share; how they are cut does not depend on it."""
+    starts = range(0, len(queue), config.shard_size)
+    return [queue[at : at + config.shard_size] for place, at in enumerate(starts) if share.takes(place)]
+
+
 def _answer(
-    model: str, judge: Judge, queue: Sequence[Question], store: VerdictStore, config: Config, output: Output
+    model: str,
+    judge: Judge,
+    judge_key: str,
+    queue: Sequence[Question],
+    config: Config,
+    output: Output,
+    share: Share = WHOLE,
+) -> tuple[VerdictStore, "Speed | None"]:
+    """Ask what is in the share and not in the verdict store; return the store and how fast it was."""
+    store = VerdictStore(output, judge_key, [question.name for question in queue])
+    store.load()
+    slices = _slices(queue, config, share)
+    missing = [[question for question in part if question.name not in store] for part in slices]
+    total, num_missing = sum(map(len, slices)), sum(map(len, missing))
+    speed = None
+    logger.info("%s: %d of %d answers are in the verdict store already", model, total - num_missing, total)
+    with output.progress.bar(f"answers of {model}", total=total, done=total - num_missing):
+        if num_missing:
+            allowed = max(1, int(config.max_unanswered * len(queue)))
+            speed = _ask(model, judge, [part for part in missing if part], store, config, output, allowed, share)
+    return store, speed
+
+
+def _ask(
+    model: str,
+    judge: Judge,
+    parts: Sequence[Sequence[Question]],
+    store: VerdictStore,
+    config: Config,
+    output: Output,
+    allowed: int,
+    share: Share,
 ) -> "Speed":
-    shard_size, allowed = config.shard_size, max(1, int(config.max_unanswered * len(queue)))
+    """Put the questions to the judge, all at once or a part after the other, and commit the answers."""
     num_unanswered = 0
     streams = judge.streams  # loads the model, which is not to count as judging
     speed = Speed(time.perf_counter())
@@ -108,33 +182,31 @@ def _answer(
         nonlocal num_unanswered
         num_unanswered += answer.unanswered
         if num_unanswered > allowed:
-            raise InvalidInput(
-                f"{model} gives no answer to over {allowed} of {len(queue)} questions; the log says why. Look at its "
-                "settings, or raise max_unanswered"
+            raise TooManyUnanswered(
+                f"{model} gives no answer to over {allowed} of {len(store.names)} questions; the log says why. Look at "
+                "its settings, or raise max_unanswered"
             )
-        held.append(answer)
+        if share.is_whole or not answer.unanswered:
+            held.append(answer)
         speed.add(answer)
         output.progress.advance(1, note=f"{model}  {speed.tokens_per_second():.0f} tokens/s")
-        if streams and len(held) >= shard_size:
+        if streams and len(held) >= config.shard_size:
             commit()
 
     def commit() -> None:
         shard, held[:] = list(held), []
         store.put(shard)
 
-    missing = {question.name for question in queue if question.name not in store}
     with store.writing():
         if streams:
             try:
-                judge.answer([question for question in queue if question.name in missing], keep)
+                judge.answer([question for part in parts for question in part], keep)
             finally:
                 commit()
             return speed
-        for start in range(0, len(queue), shard_size):
-            part = [question for question in queue[start : start + shard_size] if question.name in missing]
-            if part:
-                judge.answer(part, keep)
-                commit()
+        for part in parts:
+            judge.answer(part, keep)
+            commit()
     return speed
 
 

@@ -55,9 +55,9 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
 
     A row of a benchmark that cannot be read is put into `quarantine.jsonl`.
     """
-    suites, put_aside = load_suites(config, inputs, output.storage, output.workdir / "sources")
+    work, put_aside = load_work(config, inputs, output)
+    suites = work.suites
     write_jsonl(output.directory / "quarantine.jsonl", put_aside)
-    work = Work(suites, attacked(suites[0].pairs, config.attacks, config.max_attacked))
     judges = contenders(config, inputs, output)
     judged = {judge.name: _judge(judge, work, config, output) for judge in judges}
     scores = _scores(work, judged, config, output)
@@ -72,16 +72,30 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     return _statistics(scores, judged[config.models[-1]], len(suites[0].pairs))
 
 
+def load_work(config: Config, inputs: Inputs, output: Output) -> tuple[Work, list[dict[str, Any]]]:
+    """Return what is judged, and the rows of benchmarks that were put aside. Raises what `load_suites` does."""
+    suites, put_aside = load_suites(config, inputs, output.storage, output.workdir / "sources")
+    return Work(suites, attacked(suites[0].pairs, config.attacks, config.max_attacked)), put_aside
+
+
+def log_speed(judge: Contender, speed: Speed, output: Output) -> None:
+    """Tell the log and MLflow how fast a judge answered."""
+    measured = speed.metrics(judge.dollars_per_hour)
+    logger.info("%s: %s", judge.name, ", ".join(f"{name} {value:.4g}" for name, value in measured.items()))
+    output.tracking.log_metrics({f"{judge.name}.speed.{name}": value for name, value in measured.items()})
+
+
+def forget_model(judge: Contender, output: Output) -> None:
+    """Delete the copy of a judge's model on this disk."""
+    shutil.rmtree(output.workdir / JUDGES / judge.name, ignore_errors=True)
+
+
 def _judge(judge: Contender, work: Work, config: Config, output: Output) -> Judged:
     """Let one judge judge everything, keep its verdicts in a file, and score it."""
-
-    def on_speed(speed: Speed) -> None:
-        measured = speed.metrics(judge.dollars_per_hour)
-        logger.info("%s: %s", judge.name, ", ".join(f"{name} {value:.4g}" for name, value in measured.items()))
-        output.tracking.log_metrics({f"{judge.name}.speed.{name}": value for name, value in measured.items()})
-
-    judgments = judge_pairs(judge.name, judge.judge, judge.key, work.sets, config, output, on_speed)
-    shutil.rmtree(output.workdir / JUDGES / judge.name, ignore_errors=True)  # a copy of its model
+    judgments = judge_pairs(
+        judge.name, judge.judge, judge.key, work.sets, config, output, lambda speed: log_speed(judge, speed, output)
+    )
+    forget_model(judge, output)
     write_verdicts(verdicts_path(output.directory, judge.name), (one for those in judgments.values() for one in those))
     results = {}
     with output.progress.bar(f"suites of {judge.name} scored", total=len(work.suites)):

@@ -1,5 +1,6 @@
 """Where preference data comes from: settings that the recipe and `prepare` share."""
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -11,6 +12,14 @@ Format = Literal[
     "auto", "pairs", "messages", "code-preference-pairs", "math-step-dpo", "rmb", "rm-r1", "hh-rlhf", "judgments"
 ]
 Cell = str | int | float | bool
+
+
+def _written(value: Any) -> Any:
+    return value.isoformat() if type(value) is date else value
+
+
+Day = Annotated[str, BeforeValidator(_written), Field(pattern=r"^(\d{4}-\d{2}-\d{2})?$")]
+"""A day as YYYY-MM-DD, or nothing; TOML's own dates are taken too."""
 
 
 class Select(Record):
@@ -41,6 +50,8 @@ class SourceSettings(Record):
     """Commit of a hub dataset, 40 hex digits; needed for hf://, and only there."""
     select: Select = Select()
     """Which rows are read."""
+    until: Day = ""
+    """Files whose path names a later day (as in `dt=2026-11-16/part-0.jsonl`) are left alone; empty: none."""
     weight: float = Field(1.0, gt=0)
     """How readily its pairs are taken where a part has a limit: 2 is twice as likely as 1."""
 

@@ -7,6 +7,7 @@ from kfp import dsl
 def filter(
     config: str,
     grammar: str,
+    content: str,
     artifact_root: str,
     experiment: str,
     pairs: dsl.Input[dsl.Dataset],
@@ -27,5 +28,6 @@ def filter(
         artifact_root=artifact_root,
         experiment=experiment,
         overrides={"grammar": grammar},
+        content=content,
     )
     export(manifest, "report.html", report.path)

@@ -8,6 +8,8 @@ def grpo(
     config: str,
     grammar: str,
     seed: int,
+    content: str,
+    training_job: str,
     artifact_root: str,
     experiment: str,
     pairs: dsl.Input[dsl.Dataset],
@@ -26,4 +28,6 @@ def grpo(
         artifact_root=artifact_root,
         experiment=experiment,
         overrides={"grammar": grammar, "seed": seed},
+        content=content,
+        training_job=training_job,
     )

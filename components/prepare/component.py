@@ -7,8 +7,10 @@ from kfp import dsl
 def prepare(
     config: str,
     preference_data: str,
+    data_until: str,
     benchmarks: str,
     seed: int,
+    content: str,
     artifact_root: str,
     experiment: str,
     pairs: dsl.Output[dsl.Dataset],
@@ -23,6 +25,7 @@ def prepare(
         pairs,
         artifact_root=artifact_root,
         experiment=experiment,
-        overrides={"seed": seed},
+        overrides={"seed": seed, "data_until": data_until},
         json_overrides={"sources": preference_data, "benchmarks": benchmarks},
+        content=content,
     )

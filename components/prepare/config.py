@@ -5,17 +5,20 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from components.core.config import StageConfig
-from components.core.sources import BenchmarkSettings, Source
+from components.core.sources import BenchmarkSettings, Day, Source, SourceSettings
 
 
 class Config(StageConfig):
     """Settings of `prepare`; the shares are of clusters of prompts, so pairs of like prompts fall into one part."""
 
     kind: ClassVar[str] = "pairs"
-    not_in_key: ClassVar[frozenset[str]] = frozenset({"processes"})
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"data_until", "processes"})
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """Preference data: `{"uri": ..., "format": ..., "revision": ..., "select": ..., "weight": ...}`, or a uri alone."""
+    data_until: Day = ""
+    """The day (YYYY-MM-DD) that each source without an `until` of its own has; the files that this leaves decide the
+    result, not the day."""
     benchmarks: tuple[BenchmarkSettings, ...] = ()
     """Benchmarks that the run will score: no pair on one of their questions is kept."""
     distil_share: float = Field(0.12, ge=0, lt=1)
@@ -58,6 +61,11 @@ class Config(StageConfig):
     """Seed of the split, of the order of the pairs and of which answer is shown first."""
     processes: int | None = Field(None, ge=1)
     """Processes that examine and write pairs; unset: one for each CPU that the stage may use, at most eight."""
+
+    @property
+    def due(self) -> tuple[SourceSettings, ...]:
+        """The sources, each with the day up to which it is read."""
+        return tuple(one.model_copy(update={"until": one.until or self.data_until}) for one in self.sources)
 
     @model_validator(mode="after")
     def _leaves_something_to_train_on(self) -> Self:

@@ -78,7 +78,7 @@ def _read(settings: Config, output: Output, sieve: Sieve, examiner: Examiner, wo
     with output.progress.bar("sources", total=len(settings.sources)) as bar:
 
         def chunks() -> Iterator[tuple[int, list[Row]]]:
-            for number, source in enumerate(settings.sources):
+            for number, source in enumerate(settings.due):
                 reader = read_source(source, output.storage, output.workdir / "sources")
                 rows = iter(reader)
                 form: str = source.format

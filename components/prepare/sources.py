@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 def sources(settings: Config, storage: "Storage") -> list[dict[str, Any]]:
     """Return uri and sha256 of every source and every benchmark, for the run key."""
-    every: tuple[SourceSettings | BenchmarkSettings, ...] = (*settings.sources, *settings.benchmarks)
+    every: tuple[SourceSettings | BenchmarkSettings, ...] = (*settings.due, *settings.benchmarks)
     return [{"uri": named(source), "sha256": source_digest(source, storage)} for source in every]

@@ -8,6 +8,8 @@ def sft(
     config: str,
     base_model: str,
     seed: int,
+    content: str,
+    training_job: str,
     artifact_root: str,
     experiment: str,
     examples: dsl.Input[dsl.Dataset],
@@ -24,4 +26,6 @@ def sft(
         artifact_root=artifact_root,
         experiment=experiment,
         overrides={"base_model": base_model, "seed": seed},
+        content=content,
+        training_job=training_job,
     )

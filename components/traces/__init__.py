@@ -8,4 +8,5 @@ Cost one call to the first teacher for each pair, order and sample, about 1,000 
      within a minute: however often the stage is killed and started again, no answer that is there is paid for twice. A
      disk that is lost takes with it the calls under way and the answers of the last minute. `max_cost` and
      `max_total_tokens` are never crossed by what is on this disk or on S3.
+Parts: tasks that ask for a share of the shards each, before the stage (`part.py`, `components/adapters/part.py`).
 """

@@ -136,8 +136,7 @@ class Account:
 
     def cost_of(self, usage: Usage) -> float:
         """Return what so many tokens cost in dollars."""
-        read, written = usage.prompt_tokens * self.price.input, usage.completion_tokens * self.price.output
-        return (read + written) * PER_MILLION
+        return dollars(self.price, usage)
 
     def most(self, request: Request) -> Usage:
         """Return the most that one attempt can take.
@@ -165,6 +164,11 @@ class Account:
 
     def _keep(self, name: str, usage: Usage) -> None:
         self.keep_waste(f"{self.session}/{name}", name, usage)
+
+
+def dollars(price: Price, usage: Usage) -> float:
+    """Return what tokens cost at a price."""
+    return (usage.prompt_tokens * price.input + usage.completion_tokens * price.output) * PER_MILLION
 
 
 def _bound(request: Request) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import logging
 import math
+import uuid
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,14 +28,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ALONE = "alone-"
+"""Begins the names of objects which say that a stage with a budget began to ask: what parts agreed on is void then."""
 SEND_SECONDS = 60.0
 """Time in seconds after which answers go to S3 although their shards are not complete."""
 ENOUGH_TO_TELL = 20
 SIGMAS = 3.0
 
 
+class OverLimit(InvalidInput):
+    """A limit of the settings is crossed, or the budget is spent. A part ends with it, and leaves it to the stage."""
+
+
 class Collection:
-    """One attempt at the whole cascade."""
+    """One attempt at the whole cascade, or at a part's share of its rows."""
 
     def __init__(self, settings: Config, plan: Plan, ledger: Ledger, output: Output) -> None:
         self.settings, self.plan, self.ledger, self.output = settings, plan, ledger, output
@@ -55,6 +62,8 @@ class Collection:
         """Ask for every row without a trace; whatever ends this, what there is gets committed."""
         try:
             teachers = self._open_early()
+            if teachers and self.budget.is_limited and self.plan.share.is_whole:
+                self.output.write_partial(f"{ALONE}{uuid.uuid4().hex}", b"")
             for number in range(len(self.settings.teacher)):
                 step = _Step(self, number, list(self.plan.missing(self.ledger, number)))
                 if step.rows:
@@ -81,7 +90,7 @@ class Collection:
 
     def _book(self, name: str, usage: Usage, *, in_vain: bool = False) -> None:
         row = self.plan.row(name)
-        if row is not None and self.is_paid(row.step):
+        if row is not None and self.is_paid(row.step) and self.plan.has(name):
             self.accounts[row.step].book(usage, in_vain=in_vain)
 
     def _open_early(self) -> dict[int, Teacher]:
@@ -127,7 +136,8 @@ class _Step:
         """Ask the teacher for the rows.
 
         Raises:
-            InvalidInput: the teacher refuses all calls, or the budget is spent.
+            InvalidInput: the teacher refuses all calls.
+            OverLimit: the budget is spent, or too many rows failed.
             Transient: the teacher or S3 cannot be reached.
         """
         self.client = teacher
@@ -141,7 +151,7 @@ class _Step:
                     if self.left and not self.unsent:
                         self.check()  # Calls that were under way may have undone what cut the round short.
             except OverBudget as error:
-                raise InvalidInput(self._over_budget(error)) from error
+                raise OverLimit(self._over_budget(error)) from error
             finally:
                 sender.cancel()
                 self._log()
@@ -152,12 +162,12 @@ class _Step:
         """Hold the step against its limits, now that it is over.
 
         Raises:
-            InvalidInput: too many rows failed on the teacher's side, or too many traces were cut off.
+            OverLimit: too many rows failed on the teacher's side, or too many traces were cut off.
             Transient: too many rows failed because the teacher was not to be reached.
         """
         self._check_failures()
-        if self._is_truncated(at_end=True):
-            raise InvalidInput(
+        if self._is_truncated(at_end=self.plan.share.is_whole):
+            raise OverLimit(
                 f"{self.num_truncated} of {self.num_traces} traces of {describe(self.teacher)} were cut off at "
                 f"max_tokens={self.max_tokens}, more than max_truncated_fraction="
                 f"{self.settings.max_truncated_fraction:g} allows; raise max_tokens (everything is then asked for "
@@ -277,7 +287,7 @@ class _Step:
         if self.kinds["transport"] * 2 > self.kinds.total():
             raise Transient(f"{message}. Run again when the teacher can be reached: only what is missing is asked for")
         remedy = ", or raise max_failed_fraction" if self.is_last else ""
-        raise InvalidInput(f"{message}. Change the teacher or its settings{remedy}")
+        raise OverLimit(f"{message}. Change the teacher or its settings{remedy}")
 
     def _is_truncated(self, *, at_end: bool) -> bool:
         """Tell whether too many traces were cut off: exactly at the end, and beyond chance before."""
@@ -292,7 +302,7 @@ class _Step:
         limits += [f"max_total_tokens={settings.max_total_tokens}"] if settings.max_total_tokens is not None else []
         has_price = any(map(self.all.has_price, range(len(settings.teacher))))
         spent = f"{budget.tokens} tokens" + (f" (${budget.cost:.4f})" if has_price else "")
-        views = self.plan.pairs.views
+        views = self.plan.views
         num_with = sum(self.plan.has_trace(self.ledger, view) for view in views)
         num_missing = sum(1 for _ in self.plan.missing(self.ledger, self.step))
         rest = f"{num_missing} rows of {describe(self.teacher)} are missing"

@@ -9,6 +9,9 @@ Both are JSON lines of three kinds. A Trace. `{"failed": name, "kind": ..., "rea
 which the next attempt asks for again unless a later step has taken it over. `{"waste": id, "name": ..., ...}`: tokens
 that were paid for a row and gave no trace; the last line of an id holds.
 
+Parts of this work write shards of their own among the same objects. Where one ran on this very disk and was killed,
+its journal holds answers that never got to S3; they are taken over.
+
 Only where a row stands is kept in memory, about 0.5 KB a trace.
 """
 
@@ -23,11 +26,12 @@ from pathlib import Path
 from sys import intern
 from typing import Any, Literal, NamedTuple
 
+from components.adapters.part import workdirs_beside
 from components.adapters.stage import Output
 from components.adapters.teachers import Failure, Usage
 from components.core.errors import ReasrmError
 from components.core.records import BadRecord, parse_strict, read_rows, to_line
-from components.core.schema import Trace
+from components.core.schema import Trace, trace_name
 from components.core.verdict import parse_verdict
 from components.traces.journal import Journal, lines_at
 
@@ -188,6 +192,28 @@ class Ledger:
         for shard, items in self.fresh.items():
             self.fresh[shard] = {item for item in items if item not in committed}
 
+    def take_over(self, journal: Path, has: Callable[[str], bool]) -> None:
+        """Take over what is only in the journal of another process, of the rows that `has` names: it was paid for."""
+        wastes: dict[str, Waste] = {}
+        for offset, line in lines_at(journal):
+            for row in read_rows([line], f"{journal} at byte {offset}"):
+                value = {} if isinstance(row, BadRecord) else row[1]
+                if "waste" in value:
+                    wastes[value["waste"]] = _waste(value)  # the last one of an id holds
+                    continue
+                name = value.get("failed") or trace_name(
+                    value.get("key", ""), value.get("step", 0), value.get("sample", 0)
+                )
+                if name in self.entries or not has(name):
+                    continue
+                if "failed" not in value:
+                    self.add(Trace.model_validate(value))
+                elif name not in self.failures:
+                    self.fail(_failure(value))
+        for id, waste in wastes.items():
+            if has(waste.name) and waste != self.wastes.get(id, Waste(waste.name, Usage())):
+                self.waste(id, waste.name, waste.usage)
+
     def _load(self, path: Path, file: str) -> set[Item]:
         """Take over the rows of a file and return them; those that are torn or foreign are left.
 
@@ -206,10 +232,9 @@ class Ledger:
 
     def _take(self, value: Any, file: str, offset: int, size: int) -> Item:
         if "waste" in value:
-            usage = Usage(int(value["prompt_tokens"]), int(value["completion_tokens"]))
-            return self._take_waste(value["waste"], Waste(value["name"], usage), file)
+            return self._take_waste(value["waste"], _waste(value), file)
         if "failed" in value:
-            return self._take_failure(Failure(value["failed"], value["kind"], value["reason"]), file)
+            return self._take_failure(_failure(value), file)
         return self._take_trace(Trace.model_validate(value), file, offset, size)
 
     def _take_trace(self, trace: Trace, file: str, offset: int, size: int) -> Item:
@@ -291,15 +316,29 @@ def _failed(failure: Failure) -> dict[str, Any]:
     return {"failed": failure.key, "kind": failure.kind, "reason": failure.reason}
 
 
+def _failure(value: dict[str, Any]) -> Failure:
+    return Failure(value["failed"], value["kind"], value["reason"])
+
+
+def _waste(value: dict[str, Any]) -> Waste:
+    return Waste(value["name"], Usage(int(value["prompt_tokens"]), int(value["completion_tokens"])))
+
+
 def _wasted(id: str, waste: Waste) -> dict[str, Any]:
     tokens = {"prompt_tokens": waste.usage.prompt_tokens, "completion_tokens": waste.usage.completion_tokens}
     return {"waste": id, "name": waste.name} | tokens
 
 
 @contextmanager
-def open_ledger(output: Output, shard_of: Callable[[str], int | None]) -> Iterator[Ledger]:
-    """Open the ledger with all that earlier attempts left."""
+def open_ledger(
+    output: Output, shard_of: Callable[[str], int | None], has: Callable[[str], bool] | None = None
+) -> Iterator[Ledger]:
+    """Open the ledger with all that earlier attempts left; `has` names the rows taken over from others on this disk."""
     with Journal(output.workdir / JOURNAL_NAME) as journal:
         ledger = Ledger(output, journal, shard_of)
         ledger.recover()
+        if has is not None:
+            for folder in workdirs_beside(output.workdir):
+                if (other := folder / JOURNAL_NAME).is_file():
+                    ledger.take_over(other, has)
         yield ledger

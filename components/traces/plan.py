@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from components.adapters.part import WHOLE, Share
 from components.core.schema import trace_name
 from components.traces.config import Config
 from components.traces.ledger import Ledger
@@ -23,10 +24,14 @@ class Row(NamedTuple):
 
 
 class Plan:
-    """The rows of a cascade, as far as the traces that there are decide them."""
+    """The rows of a cascade, as far as the traces that there are decide them; those of a share, if it is a part's.
 
-    def __init__(self, settings: Config, pairs: Pairs) -> None:
-        self.settings, self.pairs = settings, pairs
+    `views` are those that are asked about: of whole shards, so that parts commit what the whole would.
+    """
+
+    def __init__(self, settings: Config, pairs: Pairs, share: Share = WHOLE) -> None:
+        self.settings, self.pairs, self.share = settings, pairs, share
+        self.views = pairs.views if share.is_whole else [view for view in pairs.views if self._takes(view)]
         self.sent = 0
         """The last step with batches at the provider: what failed before it stays failed, or they are paid in vain."""
         self.samples = [teacher.samples for teacher in settings.teacher]
@@ -51,9 +56,14 @@ class Plan:
         row = Row(self.pairs.views[number], int(step), int(sample))
         return row if row.name == name and row.sample < self.samples[row.step] else None
 
+    def has(self, name: str) -> bool:
+        """Tell whether a trace's name is that of a row of the share."""
+        row = self.row(name)
+        return row is not None and self._takes(row.view)
+
     def step(self, ledger: Ledger, step: int) -> Iterator[Row]:
         """Yield the rows of one step, those with a trace included: pairs that no earlier step has judged right."""
-        for view in self.pairs.views:
+        for view in self.views:
             if not any(self._is_right(ledger, view, before) for before in range(step)):
                 for sample in range(self.samples[step]):
                     yield Row(view, step, sample)
@@ -72,7 +82,7 @@ class Plan:
 
     def rows(self, ledger: Ledger) -> Iterator[Row]:
         """Yield all rows in the order of the artifact: by pair, then by step, then by sample."""
-        for view in self.pairs.views:
+        for view in self.views:
             for step, num_samples in enumerate(self.samples):
                 for sample in range(num_samples):
                     yield Row(view, step, sample)
@@ -91,6 +101,9 @@ class Plan:
     def has_trace(self, ledger: Ledger, view: View) -> bool:
         """Tell whether there is any trace of a pair in this order."""
         return self._has_trace_from(ledger, view, 0)
+
+    def _takes(self, view: View) -> bool:
+        return self.share.takes(view.place // self.settings.shard_size)
 
     def _is_right(self, ledger: Ledger, view: View, step: int) -> bool:
         names = (trace_name(view.key, step, sample) for sample in range(self.samples[step]))

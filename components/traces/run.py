@@ -29,6 +29,22 @@ def run(settings: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
             or were cut off, or the budget is spent.
         Transient: a teacher is not to be reached. Starting again asks only for the rows that have no trace.
     """
+    plan = Plan(settings, open_pairs(settings, inputs))
+    with open_ledger(output, plan.shard_of, plan.has) as ledger:
+        asyncio.run(until_stopped(Collection(settings, plan, ledger, output).collect()))
+        tally = Tally.of(settings, plan, ledger)
+        statistics = tally.statistics()
+        write_jsonl(output.directory / "failures.jsonl", tally.failures())
+        if not statistics["traces"] and statistics["pairs"]:
+            first = next(tally.failures())
+            raise InvalidInput(f"none of {statistics['pairs']} pairs has a trace; the first failure: {first['reason']}")
+        write_jsonl(output.directory / "traces.jsonl", map(json.loads, tally.traces()))
+    output.summary = _summary(statistics)
+    return statistics
+
+
+def open_pairs(settings: Config, inputs: Inputs) -> Pairs:
+    """Return the pairs that are judged. Raises InvalidInput when there are none, or nobody to judge them."""
     name = f"{settings.part}.jsonl"
     manifest = inputs["pairs"]
     if name not in {entry.path for entry in manifest.files}:
@@ -40,18 +56,7 @@ def run(settings: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
         raise InvalidInput(f"{name} has no pairs to judge; give `prepare` more data or another split")
     if pairs.num_pairs and not settings.teacher:
         raise InvalidInput(f"{name} has {pairs.num_pairs} pairs and no teacher is named; name one, or distil nothing")
-    plan = Plan(settings, pairs)
-    with open_ledger(output, plan.shard_of) as ledger:
-        asyncio.run(_until_stopped(Collection(settings, plan, ledger, output).collect()))
-        tally = Tally.of(settings, plan, ledger)
-        statistics = tally.statistics()
-        write_jsonl(output.directory / "failures.jsonl", tally.failures())
-        if not statistics["traces"] and pairs.num_pairs:
-            first = next(tally.failures())
-            raise InvalidInput(f"none of {pairs.num_pairs} pairs has a trace; the first failure: {first['reason']}")
-        write_jsonl(output.directory / "traces.jsonl", map(json.loads, tally.traces()))
-    output.summary = _summary(statistics)
-    return statistics
+    return pairs
 
 
 def _nothing_is_asked_for(settings: Config, pairs: Manifest) -> bool:
@@ -70,7 +75,7 @@ def _summary(statistics: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
+async def until_stopped(work: Coroutine[Any, Any, None]) -> None:
     """Await the work; SIGTERM cancels it and becomes Transient.
 
     A handler that raises, as stages have otherwise, will not do here: asyncio takes what is raised in the middle of a

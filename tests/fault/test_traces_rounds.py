@@ -29,7 +29,7 @@ from components.traces.config import Config
 from components.traces.ledger import open_ledger
 from components.traces.pairs import Pairs
 from components.traces.plan import Plan
-from components.traces.run import _until_stopped
+from components.traces.run import until_stopped
 from components.traces.tally import Tally
 
 RIGHT = "<think>so</think>\n<answer>[[A]]</answer>"
@@ -340,6 +340,6 @@ def test_a_second_sigterm_does_not_break_off_what_the_first_began() -> None:
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Transient, match="stopped by SIGTERM"):
-        asyncio.run(_until_stopped(stubborn()))
+        asyncio.run(until_stopped(stubborn()))
     assert saved == ["all"]
     assert signal.getsignal(signal.SIGTERM) == before

@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from components.adapters.hub import hub_digest
 from components.adapters.reading import read_source
-from components.adapters.sources import digest, local_copy
+from components.adapters.sources import digest, list_files, local_copy
 from components.core.errors import InvalidInput, Transient
 from components.core.sources import BenchmarkSettings, SourceSettings
 from components.prepare.config import Config
@@ -38,6 +38,27 @@ def fill(s3: Any, files: Mapping[str, bytes]) -> str:
     for name, data in files.items():
         s3.storage.write_bytes(f"{s3.prefix}/data/{name}", data)
     return f"{s3.prefix}/data/"
+
+
+def test_files_of_later_days_are_left_alone_and_change_no_digest(s3: Any) -> None:
+    uri = f"{s3.prefix}/days/"
+    for name in ("dt=2026-11-09/a.jsonl", "dt=2026-11-16/a.jsonl", "undated.jsonl"):
+        s3.storage.write_bytes(f"{uri}{name}", LINES)
+    before = digest(uri, s3.storage, "2026-11-09")
+    assert [file.name for file in list_files(uri, s3.storage, "2026-11-09")] == [
+        "dt=2026-11-09/a.jsonl",
+        "undated.jsonl",
+    ]
+    assert before != digest(uri, s3.storage)
+    assert before == digest(uri, s3.storage, "2026-11-15")
+    assert digest(uri, s3.storage, "2026-11-16") == digest(uri, s3.storage)
+    settings = Config.model_validate({"sources": [{"uri": uri}, {"uri": uri, "until": "2026-11-16"}]})
+    cut = settings.model_copy(update={"data_until": "2026-11-09"})
+    assert [one["sha256"] for one in sources(cut, s3.storage)] == [before, digest(uri, s3.storage)]
+    assert cut.decisive() == settings.decisive()
+    s3.storage.delete([f"{uri}undated.jsonl"])
+    with pytest.raises(InvalidInput, match=r"all 2 data files .* are of days after 2026-11-01"):
+        list_files(uri, s3.storage, "2026-11-01")
 
 
 def test_a_prefix_is_read_like_a_folder_and_has_the_same_digest(s3: Any, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Hand-made artifacts for the tests of publish: twelve pairs and four judges of them, with hostile text in them."""
 
 import gzip
+import importlib.util
 import json
 import os
 import subprocess
@@ -285,3 +286,19 @@ def print_everywhere(tmp_path):
         ]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def schemas():
+    """The module tests/schemas/validation.py: strict schemas of Kubernetes objects, core and custom."""
+    path = Path(__file__).parents[1] / "schemas" / "validation.py"
+    spec = importlib.util.spec_from_file_location("schemas_validation", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def schema_errors(schemas):
+    """A function that says what a strict API server would refuse of a Kubernetes object; an empty list if nothing."""
+    return schemas.errors

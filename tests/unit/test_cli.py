@@ -4,11 +4,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from components.adapters.models import resolve
+from components.adapters.sources import digest
 from pipeline import cli
 from pipeline.config import load_recipe
 
 ROOT = Path(__file__).parents[2]
+COMMANDS = (
+    "run", "compile", "ui", "lineage", "recipes", "submit", "status", "schedule", "doctor", "upload",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -28,11 +34,11 @@ def test_help_teaches_with_examples(reasrm):
     code, out, _ = reasrm("--help")
     assert code == 0
     assert "reasrm run --recipe demo" in out
-    for command in ("run", "compile", "ui", "lineage", "recipes"):
+    for command in COMMANDS:
         assert f"  {command} " in out
 
 
-@pytest.mark.parametrize("command", ["run", "compile", "ui", "lineage", "recipes"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(reasrm, command):
     code, out, _ = reasrm(command, "--help")
     assert code == 0
@@ -127,3 +133,34 @@ def test_compiled_defaults_are_the_recipes(reasrm, tmp_path):
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     expected = load_recipe("smoke", ["sft.epochs=3"]).stage_settings("sft")
     assert json.loads(parameters["sft_config"]["defaultValue"]) == expected
+
+
+def test_compile_for_gitops_writes_resources(reasrm, tmp_path):
+    path = tmp_path / "resources.yaml"
+    arguments = ["--recipe", "smoke", "--profile", "cpu", "--gitops", "--namespace", "team", "--output", str(path)]
+    assert reasrm("compile", *arguments)[0] == 0
+    kinds = [one["kind"] for one in yaml.safe_load_all(path.read_text("utf-8"))]
+    assert kinds == ["Pipeline", "PipelineVersion"]
+
+
+def test_upload_puts_a_model_and_data_where_a_recipe_finds_them(reasrm, s3, tiny_model, tmp_path):
+    code, out, _ = reasrm("upload", str(tiny_model), f"{s3.prefix}/models/tiny")
+    assert (code, out.strip()) == (0, f"{s3.prefix}/models/tiny")
+    fetched = resolve(out.strip(), s3.storage, tmp_path / "model")
+    assert (fetched / "model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
+    assert reasrm("upload", str(tiny_model), f"{s3.prefix}/models/tiny")[0] == 0  # the same again is no error
+    code, out, _ = reasrm("upload", "samples/pairs.jsonl.gz", f"{s3.prefix}/data/")
+    assert out.strip() == f"{s3.prefix}/data/pairs.jsonl.gz"
+    assert digest(out.strip(), s3.storage) == digest("samples/pairs.jsonl.gz", s3.storage)
+
+
+def test_upload_says_what_it_cannot_take(reasrm, s3, tiny_model, tmp_path):
+    assert "not on S3" in reasrm("upload", str(tiny_model), "/models/tiny")[2]
+    assert "no file" in reasrm("upload", str(tmp_path / "none"), f"{s3.prefix}/none")[2]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}", "utf-8")
+    (tmp_path / "other" / "model.safetensors").write_bytes(b"other")
+    assert reasrm("upload", str(tiny_model), f"{s3.prefix}/taken")[0] == 0
+    code, _, err = reasrm("upload", str(tmp_path / "other"), f"{s3.prefix}/taken")
+    assert code == 2
+    assert "another model lies at" in err

@@ -5,29 +5,39 @@ import tomllib
 import pytest
 
 from components.core.errors import InvalidInput
+from pipeline.compiler import arguments_for
 from pipeline.config import DECIDED_BY_GATE, RECIPES, SHARED, RunConfig, load_recipe
 from pipeline.dag import build
 from pipeline.local import STAGES
-from pipeline.placement import PLACES
+from pipeline.placement import TABLE, Here, load_profile
 
-COMMON = {"config", "artifact_root", "experiment"}
+COMMON = {"config", "artifact_root", "experiment", "content", "training_job", "parts"}
 
 
 def test_arguments_are_the_parameters_of_the_pipeline():
-    pipeline = build(place=lambda task_name, task: task)
-    assert set(load_recipe("demo").arguments()) == set(pipeline.component_spec.inputs)
+    arguments = arguments_for(load_recipe("demo"), load_profile("gpu"))
+    assert set(arguments) == set(build().component_spec.inputs)
 
 
 def test_arguments_lead_back_to_the_same_configuration():
-    config = load_recipe("demo")
-    arguments = config.arguments()
-    values = {
-        name: json.loads(value) if name in {"preference_data", "benchmarks", "teacher"} else value
-        for name, value in arguments.items()
-        if not name.endswith("_config")
-    }
-    stages = {stage: json.loads(str(arguments[f"{stage}_config"])) for stage in STAGES}
-    assert RunConfig.model_validate(values | stages) == config
+    config = load_recipe("demo", ["traces_parts=3", "data_until=2026-11-16"])
+    assert config.arguments()["traces_parts"] == ["1/3", "2/3", "3/3"]
+    assert RunConfig.from_arguments(arguments_for(config, load_profile("gpu"))) == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sft_config": "{"}, "the parameter sft_config is not JSON"),
+        ({"sft_config": '{"epoch": 2}', "seed": -1}, r"(?s)seed: .*did you mean sft\.epochs"),
+        ({"traces_parts": ["1/2", "2/3"]}, r"traces_parts is .*; for three parts write"),
+        ({"teacher": '{"kind": "owl"}'}, "teacher"),
+        ({"data_until": "schedule"}, "data_until"),
+    ],
+)
+def test_wrong_parameters_are_named(changes, message):
+    with pytest.raises(InvalidInput, match=message):
+        RunConfig.from_arguments(load_recipe("demo").arguments() | changes)
 
 
 def test_what_is_shared_is_what_the_components_hand_over():
@@ -226,14 +236,27 @@ def test_a_gate_that_nothing_could_pass_is_refused_before_the_run(settings, mess
         load_recipe("demo", settings)
 
 
-def test_every_task_has_a_place():
-    placed = []
-    build(place=lambda name, task: placed.append(name))
-    assert set(placed) == set(PLACES) == {*STAGES, "gate", "report"}
+class Noting(Here):
+    """Notes which tasks are placed."""
+
+    def __init__(self):
+        object.__setattr__(self, "placed", [])
+
+    def place(self, name, task, of_run):
+        self.placed.append(name)
 
 
-def test_stages_are_in_the_order_of_the_dag():
-    placed = []
-    build(place=lambda name, task: placed.append(name))
+@pytest.fixture
+def placed():
+    noting = Noting()
+    build(noting)
+    return noting.placed
+
+
+def test_every_task_has_a_place(placed):
+    assert set(placed) == set(TABLE) == {*STAGES, "preflight", "traces_part", "benchmark_part", "gate", "report"}
+
+
+def test_stages_are_in_the_order_of_the_dag(placed):
     order = [name for name in placed if name in STAGES]
     assert tuple(dict.fromkeys(order)) == STAGES

@@ -55,6 +55,36 @@ def test_handing_a_model_on_is_the_work_of_one_process() -> None:
     assert not launch.is_wanted(SftConfig.model_validate(asked | {"epochs": 0}))
 
 
+class Elsewhere:
+    """A launcher that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.jobs: list[launch.Job] = []
+
+    def launch(self, job: launch.Job) -> None:
+        self.jobs.append(job)
+
+
+def test_with_a_launcher_all_training_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing asks for the GPUs of this machine then: it may have no torch."""
+    monkeypatch.setattr(launch, "_num_gpus", lambda: pytest.fail("torch was asked"))
+    elsewhere = Elsewhere()
+    hands_on = SftConfig.model_validate({"base_model": "m", "nodes": 2, "processes": 2, "epochs": 0})
+    for asked, planned in (
+        (settings(), (1, "auto")),
+        (settings(nodes=4, processes=8), (4, 8)),
+        (hands_on, (1, 1)),
+    ):
+        assert launch.is_wanted(asked, elsewhere)
+        launch.check("sft", asked, elsewhere)
+        job = launch.plan("sft", {}, asked, {}, "s3://b/root", "e", "r", "name", key="k", launcher=elsewhere)
+        assert (job.nodes, job.processes, job.key) == (*planned, "k")
+    first = launch.plan("sft", {}, settings(), {}, "s3://b/root", "e", "run 1", "a", key="k", launcher=elsewhere)
+    second = launch.plan("sft", {}, settings(), {}, "s3://b/root", "f", "run 2", "b", key="k", launcher=elsewhere)
+    assert first != second
+    assert (first.arguments, first.files) == (second.arguments, second.files)
+
+
 def test_what_cannot_be_started_from_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     launch.check("sft", settings(processes=2), None)

@@ -1,0 +1,120 @@
+"""All checks that can be made from a desk, for `reasrm doctor`: of a cluster, and of what a recipe needs beside it."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from components.core.errors import ReasrmError
+from pipeline.checks import (
+    endpoints,
+    images,
+    kubeflow,
+    machines,
+    objects,
+    permissions,
+    reach,
+    secrets,
+    sources,
+    store,
+    tracker,
+)
+from pipeline.checks.demand import Demand, demand_of_profile
+from pipeline.checks.finding import Finding, unknown
+from pipeline.checks.gather import Check, gather, run
+from pipeline.config import RunConfig
+from pipeline.placement import Profile
+
+if TYPE_CHECKING:
+    from components.adapters.kubernetes import Cluster
+    from pipeline.client.endpoint import Kfp
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What is examined, and how it is reached. Without a recipe's `config` its data and teachers are left out."""
+
+    profile: Profile
+    config: RunConfig | None
+    open_kfp: "Callable[[], Kfp]"
+    connect: "Callable[[], Cluster]"
+
+    def examine(self) -> dict[str, list[Finding]]:
+        """Return the findings of each check, in the order in which they are read."""
+        try:
+            demand = demand_of_profile(self.config, self.profile)
+        except ReasrmError as error:
+            return {"profile": run("profile", partial(_raise, error))}
+        checks: dict[str, Check] = {"KFP": self._kfp, **self._cluster(demand)}
+        checks |= {"images": partial(images.check_images, self.profile)}
+        outside = self._outside(demand)
+        found = gather(checks | {name: check for name, (check, _) in outside.items()})
+        return {
+            name: [from_here(finding, outside[name][1] if name in outside else "") for finding in findings]
+            for name, findings in found.items()
+        }
+
+    def _kfp(self) -> Iterator[Finding]:
+        try:
+            kfp = self.open_kfp()
+        except ReasrmError as error:
+            yield unknown(kubeflow.NAME, str(error))
+            return
+        yield from kubeflow.check_kfp(kfp)
+
+    def _cluster(self, demand: Demand) -> dict[str, Check]:
+        try:
+            cluster = self.connect()
+        except (ReasrmError, ImportError) as error:
+            problem = unknown("Kubernetes", str(error), "see that `kubectl get namespace` works, or give --context")
+            return {"Kubernetes": lambda: [problem]}
+        return {
+            "Kubernetes": partial(objects.check_version, cluster),
+            "kinds": partial(objects.check_kinds, cluster, demand),
+            "service account": partial(objects.check_account, cluster, demand),
+            "user": partial(permissions.check_user, cluster),
+            "pods": partial(permissions.check_account, cluster, demand),
+            "secrets": partial(secrets.check_secrets, cluster, demand, self.config),
+            "quota": partial(machines.check_quota, cluster, demand),
+            "GPUs": partial(machines.check_gpus, cluster, demand),
+        }
+
+    def _outside(self, demand: Demand) -> Mapping[str, tuple[Check, str]]:
+        """Return what does not need the cluster's API, each with the address that it asks."""
+        root, experiment = (_setting(self.config, name) for name in ("artifact_root", "experiment"))
+        s3, mlflow = (os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI"))
+        checks: dict[str, tuple[Check, str]] = {
+            "bucket": (partial(store.check_bucket, root, demand.secrets["store"]), s3),
+            "lifecycle": (partial(store.check_lifecycle, root), s3),
+            "MLflow": (partial(tracker.check_mlflow, experiment, demand.secrets["tracking"]), mlflow),
+        }
+        if self.config is None:
+            return checks
+        checks["keys"] = (partial(secrets.check_keys, self.config), "")
+        for address in endpoints.addresses(self.config):
+            check = partial(endpoints.check_address, address, demand.secrets["teacher"])
+            checks[f"{address.role} {address.url} {address.model}"] = (check, address.url)
+        for place in sources.places(self.config):
+            check = partial(sources.check_place, place, demand.secrets["hub"])
+            checks[f"{place.setting} {place.uri}"] = (check, s3 if place.uri.startswith("s3://") else "")
+        return checks
+
+
+def from_here(finding: Finding, address: str) -> Finding:
+    """Return what a finding means at a desk, whose variables and network are not those of a pod."""
+    if finding.status != "missing" or not finding.cause:
+        return finding
+    if finding.cause == "unset":
+        return replace(finding, status="unknown", what=f"{finding.what} (here; pods have variables of their own)")
+    if reach.is_inside(address):
+        return replace(finding, status="unknown", what=f"{finding.what} (from here; it is an address of the cluster)")
+    return finding
+
+
+def _setting(config: RunConfig | None, name: str) -> str:
+    return str(getattr(config, name) if config else RunConfig.model_fields[name].default)
+
+
+def _raise(error: ReasrmError) -> Iterable[Finding]:
+    raise error

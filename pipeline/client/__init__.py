@@ -1,0 +1,1 @@
+"""Talking to a Kubeflow Pipelines server: submit runs, watch them, keep schedules."""
