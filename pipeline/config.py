@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from components.benchmark.config import Config as BenchmarkConfig
 from components.core.errors import InvalidInput
 from components.core.sources import BenchmarkSettings, Day, Source
-from components.core.teachers import Cascade
+from components.core.teachers import BatchTeacher, Cascade
 from components.core.verdict import Grammar
 from components.filter.config import Config as FilterConfig
 from components.grpo.config import Config as GrpoConfig
@@ -120,6 +120,12 @@ class RunConfig(BaseModel):
             raise ValueError(
                 f"teacher is an empty list, but prepare.distil_share is {share:g}: name a teacher, or distil nothing"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_done_in_parts(self) -> Self:
+        if self.traces_parts > 1 and any(isinstance(teacher, BatchTeacher) for teacher in self.teacher):
+            raise ValueError(f"traces_parts is {self.traces_parts}: a batch is sent by one task, set traces_parts to 1")
         return self
 
     @model_validator(mode="after")

@@ -144,9 +144,10 @@ def build(placement: Placement | None = None) -> Any:
             pairs = prepared.outputs["pairs"]
 
             asking = {"config": traces_config, "teacher": teacher, "grammar": grammar, "pairs": pairs, **shared}
+            asking["content"] = found["traces"]
             with dsl.ParallelFor(traces_parts, parallelism=MAX_PARALLEL) as part:
                 asked = place("traces_part", traces_part(part=part, **asking))
-            traced = traces(parts=dsl.Collected(asked.output), content=found["traces"], **asking)
+            traced = traces(parts=dsl.Collected(asked.output), **asking)
             place("traces", traced)
 
             filtered = filter_traces(

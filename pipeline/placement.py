@@ -268,6 +268,8 @@ class OnKubernetes:
         kubernetes.set_security_context(task, run_as_user=USER_ID, run_as_group=0, run_as_non_root=True)
         kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "reasrm")
         kubernetes.add_pod_label(task, "app.kubernetes.io/component", name.replace("_", "-"))
+        # Not an input, which would be in the key of KFP's cache.
+        kubernetes.use_field_path_as_env(task, env_name="REASRM_RUN_ID", field_path="metadata.labels['pipeline/runid']")
         self._work(task, profile.work.machine_size if on_machine else profile.work.size)
         for kind in needs.secrets:
             secret = of_run["teacher_secret"] if kind == "teacher" else getattr(profile.secrets, kind)

@@ -31,13 +31,13 @@ from components.adapters.stage import (
     Output,
     Stopped,
     Work,
-    _content,
-    _describe,
-    _tracked,
+    check_content,
+    describe_work,
     exclusive,
     load_config,
     name_work,
     stopping_cleanly,
+    tracked,
 )
 from components.core.errors import InvalidInput, Transient
 from components.core.manifest import Manifest
@@ -167,14 +167,11 @@ def run_part(
     progress = Progress(_task_name(stage, part))
     try:
         work = name_work(stage, settings, inputs, artifact_root)
-        if content and content != _content(work.version, work.sources):
-            raise InvalidInput(
-                f"the code of {stage} or what it reads beside its inputs changed since this run began; start a new run"
-            )
+        check_content(work, content)
         work = dataclasses.replace(work, workdir=part_workdir(work.workdir, share))
         named = f"{stage} {share}"
-        with exclusive(work.workdir), _tracked(run_id, run_name, named, experiment, work.workdir) as tracking:
-            _describe(work, tracking)
+        with exclusive(work.workdir), tracked(run_id, run_name, named, experiment, work.workdir) as tracking:
+            describe_work(work, tracking)
             tracking.set_tags({"reasrm.part": str(share), "reasrm.part_of": stage})
             if work.committed() is not None:
                 summary = "the stage is done already"

@@ -199,10 +199,7 @@ def run_stage(
     progress = Progress(stage)
     try:
         work = name_work(stage, settings, inputs, artifact_root)
-        if content and content != _content(work.version, work.sources):
-            uris = ", ".join(str(source["uri"]) for source in work.sources or ())
-            what = f"{uris} or the code of {stage}" if uris else f"the code of {stage}"
-            raise InvalidInput(f"{what} changed since this run began; start a new run, it uses again what still holds")
+        check_content(work, content)
         together = _launched_from_here(work, launcher)
         if together is not None:
             launch.check(stage, together, launcher)
@@ -221,8 +218,8 @@ def run_stage(
             with exclusive(work.workdir / "launch") as folder:
                 (launcher or launch.Torchrun(folder / "job")).launch(job)
             return StageResult(_result_of(work), reused=False)
-        with exclusive(work.workdir), _tracked(run_id, run_name, stage, experiment, work.workdir) as tracking:
-            _describe(work, tracking)
+        with exclusive(work.workdir), tracked(run_id, run_name, stage, experiment, work.workdir) as tracking:
+            describe_work(work, tracking)
             committed = work.committed()
             if committed is not None:
                 tracking.set_tags({"reasrm.reused": "true"})
@@ -265,7 +262,7 @@ def _launched_from_here(work: Work, launcher: launch.Launcher | None) -> Trainin
     return settings if launch.is_wanted(settings, launcher) else None
 
 
-def _describe(work: Work, tracking: "StageRun") -> None:
+def describe_work(work: Work, tracking: "StageRun") -> None:
     """Tell MLflow what this work is and what it reads."""
     tracking.set_tags({"reasrm.run_key": work.key, "reasrm.code_version": work.version})
     tracking.log_params({work.stage: work.settings.model_dump(mode="json")})
@@ -307,6 +304,17 @@ def code_version(stage: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def check_content(work: Work, content: str) -> None:
+    """Raise InvalidInput if the work's code or what it reads is not what `content` (of `content_of`) stands for.
+
+    An empty one stands for anything.
+    """
+    if content and content != _content(work.version, work.sources):
+        uris = ", ".join(str(source["uri"]) for source in work.sources or ())
+        what = f"{uris} or the code of {work.stage}" if uris else f"the code of {work.stage}"
+        raise InvalidInput(f"{what} changed since this run began; start a new run, it uses again what still holds")
+
+
 def content_of(stage: str, settings: StageConfig, storage: "Storage") -> str:
     """Return a digest of a stage's code and of all that it reads beside its inputs, in 20 hex digits.
 
@@ -342,7 +350,8 @@ def exclusive(workdir: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _tracked(run_id: str, run_name: str, stage: str, experiment: str, workdir: Path) -> Iterator["StageRun"]:
+def tracked(run_id: str, run_name: str, stage: str, experiment: str, workdir: Path) -> Iterator["StageRun"]:
+    """Keep a run of MLflow open for a piece of work, and close it as the work ends."""
     from components.adapters.tracking import open_stage_run
 
     tracking = open_stage_run(

@@ -16,7 +16,6 @@ def benchmark_part(
     pairs: dsl.Input[dsl.Dataset],
     sft: dsl.Input[dsl.Model],
     grpo: dsl.Input[dsl.Model],
-    content: str = "",
 ) -> str:
     """Let all judges answer a share of the questions, such as "2/4"; `benchmark` finds the answers."""
     from components.adapters.part import run_component_part
@@ -30,7 +29,6 @@ def benchmark_part(
         experiment=experiment,
         overrides={"base_model": base_model, "grammar": grammar, "seed": seed},
         json_overrides={"benchmarks": benchmarks},
-        content=content,
     )
 
 
@@ -52,7 +50,6 @@ def benchmark(
     verdicts: dsl.Output[dsl.ClassificationMetrics],
     report: dsl.Output[dsl.HTML],
     table: dsl.Output[dsl.Markdown],
-    content: str = "",
 ) -> None:
     """Let base, SFT and GRPO models and other judges judge the held-out pairs and the benchmarks, and score them.
 
@@ -70,7 +67,6 @@ def benchmark(
         experiment=experiment,
         overrides={"base_model": base_model, "grammar": grammar, "seed": seed},
         json_overrides={"benchmarks": benchmarks},
-        content=content,
     )
     log_numbers(manifest, metrics)
     log_classification(manifest, verdicts)

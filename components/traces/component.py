@@ -9,10 +9,10 @@ def traces_part(
     config: str,
     teacher: str,
     grammar: str,
+    content: str,
     artifact_root: str,
     experiment: str,
     pairs: dsl.Input[dsl.Dataset],
-    content: str = "",
 ) -> str:
     """Ask the teacher about a share of the pairs, such as "2/4"; `traces` finds the answers."""
     from components.adapters.part import run_component_part
