@@ -100,7 +100,7 @@ def compile(
     from pipeline.compiler import check_compiled, compile_pipeline, local_paths, write
     from pipeline.config import load_recipe
     from pipeline.gitops import gitops_manifests
-    from pipeline.placement import load_profile
+    from pipeline.profile import load_profile
 
     if (output is None) == (check is None) or (gitops and output is None):
         raise click.UsageError("give either --output FILE or --check FILE (--gitops goes with --output)")

@@ -9,7 +9,8 @@ from typing import Any
 from components.core.errors import InvalidInput, ReasrmError
 from components.core.teachers import OfflineTeacher, RecordedTeacher
 from pipeline.config import RunConfig
-from pipeline.placement import OnKubernetes, Profile
+from pipeline.placement import OnKubernetes
+from pipeline.profile import Profile
 
 # kfp repeats the defaults in a comment, those of lists and objects in an order that changes from run to run.
 _OBJECT = re.compile(rb"^(#    \w+: (?:list|dict)) \[Default: .*\]$", re.MULTILINE)

@@ -12,7 +12,7 @@ from components.core.errors import InvalidInput
 from pipeline.compiler import arguments_for, pipeline_for
 from pipeline.config import RunConfig
 from pipeline.dag import NAME
-from pipeline.placement import Profile
+from pipeline.profile import Profile
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 HASH_CHARS = 12

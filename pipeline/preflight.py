@@ -22,7 +22,8 @@ from pipeline.checks.demand import Demand, demand_of_run
 from pipeline.checks.finding import Finding, Status
 from pipeline.checks.gather import Check, gather, run
 from pipeline.config import RunConfig
-from pipeline.placement import Secrets, training_job
+from pipeline.placement import training_job
+from pipeline.profile import Secrets
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage

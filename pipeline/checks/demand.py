@@ -7,7 +7,7 @@ from typing import Any
 
 from components.core.errors import InvalidInput
 from pipeline.config import RunConfig
-from pipeline.placement import Profile
+from pipeline.profile import Profile
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pipeline.checks.demand import Demand, demand_of_profile
 from pipeline.checks.finding import Finding, unknown
 from pipeline.checks.gather import Check, gather, run
 from pipeline.config import RunConfig
-from pipeline.placement import Profile
+from pipeline.profile import Profile
 
 if TYPE_CHECKING:
     from components.adapters.kubernetes import Cluster

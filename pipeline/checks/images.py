@@ -5,7 +5,7 @@ from typing import get_args
 
 from components.core.errors import InvalidInput
 from pipeline.checks.finding import Finding, missing, ok
-from pipeline.placement import Image, Profile
+from pipeline.profile import Image, Profile
 
 NAME = "images"
 

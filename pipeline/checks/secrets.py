@@ -8,7 +8,7 @@ from pipeline.checks.demand import Demand
 from pipeline.checks.endpoints import addresses
 from pipeline.checks.finding import Finding, missing, ok, unknown, warning
 from pipeline.config import RunConfig
-from pipeline.placement import KEYS
+from pipeline.profile import KEYS
 
 if TYPE_CHECKING:
     from components.adapters.kubernetes import Cluster

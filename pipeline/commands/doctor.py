@@ -60,7 +60,7 @@ def doctor(
     from pipeline.checks.desk import Desk
     from pipeline.client.endpoint import open_client
     from pipeline.config import load_recipe
-    from pipeline.placement import load_profile
+    from pipeline.profile import load_profile
 
     desk = Desk(
         profile=load_profile(profile),

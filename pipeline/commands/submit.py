@@ -98,7 +98,7 @@ def _package(recipe: str, settings: tuple[str, ...], profile: str) -> "tuple[Run
     """Return the recipe's settings and the compiled pipeline."""
     from pipeline.compiler import compile_pipeline, local_paths
     from pipeline.config import load_recipe
-    from pipeline.placement import load_profile
+    from pipeline.profile import load_profile
 
     config = load_recipe(recipe, settings)
     for setting in local_paths(config):

@@ -13,7 +13,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from components.core.errors import InvalidInput
 from pipeline.compiler import compile_pipeline
 from pipeline.config import SHARED, load_recipe
-from pipeline.placement import load_profile, profile_names
+from pipeline.profile import load_profile, profile_names
 
 ROOT = Path(__file__).parents[2]
 GOLDENS = ROOT / "pipeline" / "compiled"

@@ -9,7 +9,8 @@ from pipeline.compiler import arguments_for
 from pipeline.config import DECIDED_BY_GATE, RECIPES, SHARED, RunConfig, load_recipe
 from pipeline.dag import build
 from pipeline.local import STAGES
-from pipeline.placement import TABLE, Here, load_profile
+from pipeline.placement import TABLE, Here
+from pipeline.profile import load_profile
 
 COMMON = {"config", "artifact_root", "experiment", "content", "training_job", "parts"}
 

@@ -16,7 +16,7 @@ from components.core.errors import InvalidInput
 from pipeline.compiler import compile_pipeline
 from pipeline.config import load_recipe
 from pipeline.gitops import HASH_CHARS, gitops_manifests
-from pipeline.placement import load_profile
+from pipeline.profile import load_profile
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"

@@ -69,7 +69,7 @@ def desired(schedules: ScheduleFile, folder: Path) -> tuple[Desired, ...]:
 def _desired(schedule: Schedule, group: str, folder: Path) -> Desired:
     from pipeline.compiler import arguments_for, compile_pipeline, local_paths
     from pipeline.config import load_recipe
-    from pipeline.placement import load_profile
+    from pipeline.profile import load_profile
 
     try:
         config = load_recipe(_beside(folder, schedule.recipe), schedule.settings)

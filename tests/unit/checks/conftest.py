@@ -16,7 +16,7 @@ import yaml
 
 from components.adapters.kubernetes import Patience, connect
 from pipeline.config import load_recipe
-from pipeline.placement import load_profile
+from pipeline.profile import load_profile
 
 NAMESPACE = "team"
 

@@ -26,7 +26,7 @@ from pipeline.checks.desk import from_here
 from pipeline.checks.finding import missing, ok
 from pipeline.checks.gather import gather, run
 from pipeline.client.endpoint import open_client
-from pipeline.placement import load_profile
+from pipeline.profile import load_profile
 
 ROOT = Path(__file__).parents[3]
 TEACHER = 'teacher={kind = "openai", base_url = "%s", model = "big", calls = {api_key_env = "OPENAI_API_KEY"}}'

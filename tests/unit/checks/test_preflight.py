@@ -9,8 +9,8 @@ from components.adapters.storage import Storage
 from components.core.errors import InvalidInput, Transient
 from components.core.manifest import Manifest
 from pipeline import preflight as module
-from pipeline.placement import load_profile
 from pipeline.preflight import STAGES, check, due_day, preflight
+from pipeline.profile import load_profile
 
 TEACHER = 'teacher={kind = "openai", base_url = "%s/v1", model = "big", calls = {api_key_env = "OPENAI_API_KEY"}}'
 NOWHERE = "http://127.0.0.1:9"

@@ -51,7 +51,7 @@ def smoke():
     """The smoke recipe and its compiled pipeline."""
     from pipeline.compiler import compile_pipeline
     from pipeline.config import load_recipe
-    from pipeline.placement import load_profile
+    from pipeline.profile import load_profile
 
     config = load_recipe("smoke")
     return config, compile_pipeline(config, load_profile("cpu"))
