@@ -12,7 +12,7 @@ import click
 
 from components.core.errors import ReasrmError
 from pipeline.commands.doctor import doctor
-from pipeline.commands.options import profile_option, recipe_option, set_option
+from pipeline.commands.options import profile_option, recipe_option, redo_option, set_option
 from pipeline.commands.schedule import schedule
 from pipeline.commands.status import status
 from pipeline.commands.submit import submit
@@ -75,6 +75,7 @@ def run(recipe: str, settings: tuple[str, ...], directory: Path) -> None:
 @recipe_option
 @set_option
 @profile_option
+@redo_option
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to write the YAML.")
 @click.option(
     "--check", type=click.Path(path_type=Path, dir_okay=False), help="Compare with this file instead of writing."
@@ -87,6 +88,7 @@ def compile(
     recipe: str,
     settings: tuple[str, ...],
     profile: str,
+    redo: bool,
     output: Path | None,
     check: Path | None,
     gitops: bool,
@@ -106,7 +108,11 @@ def compile(
         raise click.UsageError("give either --output FILE or --check FILE (--gitops goes with --output)")
     config, cluster = load_recipe(recipe, settings), load_profile(profile)
     if output is not None:
-        data = gitops_manifests(config, cluster, namespace=namespace) if gitops else compile_pipeline(config, cluster)
+        data = (
+            gitops_manifests(config, cluster, namespace=namespace)
+            if gitops
+            else compile_pipeline(config, cluster, redo=redo)
+        )
         write(data, output)
         use = "apply it with kubectl" if gitops else "upload it in Kubeflow's UI under Pipelines"
         click.echo(f"wrote {output} ({len(data) / 1000:.1f} kB); {use}")

@@ -16,8 +16,8 @@ from pipeline.profile import Profile
 _OBJECT = re.compile(rb"^(#    \w+: (?:list|dict)) \[Default: .*\]$", re.MULTILINE)
 
 
-def pipeline_for(config: RunConfig, profile: Profile) -> Any:
-    """Return the pipeline as it is placed on a cluster of this profile.
+def pipeline_for(config: RunConfig, profile: Profile, *, redo: bool = False) -> Any:
+    """Return the pipeline as it is placed on a cluster of this profile; with `redo` KFP's cache is off.
 
     Raises InvalidInput where an image is not pinned, or the recipe trains on machines that the profile does not give.
     """
@@ -30,7 +30,7 @@ def pipeline_for(config: RunConfig, profile: Profile) -> Any:
             f"{many[0]}.nodes is {getattr(config, many[0]).nodes}, but the profile {profile.name!r} trains in one pod; "
             "compile with --profile trainjob, or set nodes = 1"
         )
-    return build(OnKubernetes(profile, any(isinstance(one, OfflineTeacher) for one in config.teacher)))
+    return build(OnKubernetes(profile, any(isinstance(one, OfflineTeacher) for one in config.teacher), redo))
 
 
 def arguments_for(config: RunConfig, profile: Profile) -> dict[str, Any]:
@@ -38,11 +38,11 @@ def arguments_for(config: RunConfig, profile: Profile) -> dict[str, Any]:
     return config.arguments() | profile.parameters()
 
 
-def compile_pipeline(config: RunConfig, profile: Profile) -> bytes:
+def compile_pipeline(config: RunConfig, profile: Profile, *, redo: bool = False) -> bytes:
     """Return the compiled pipeline with the run's settings as the parameters' defaults. Raises as `pipeline_for`."""
     from kfp import compiler
 
-    pipeline = pipeline_for(config, profile)
+    pipeline = pipeline_for(config, profile, redo=redo)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(path), pipeline_parameters=arguments_for(config, profile))

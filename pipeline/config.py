@@ -27,6 +27,7 @@ from components.traces.config import Config as TracesConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_PARAMETER_BYTES = 10_000
+PROFILE_BYTES = 700  # what the parameters of a profile can take
 MAX_PARTS = 16  # KFP has trouble with long loops
 PARTS = ("traces_parts", "benchmark_parts")
 
@@ -106,7 +107,7 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_into_parameters(self) -> Self:
-        size = sum(len(str(value).encode()) for value in self.arguments().values())
+        size = len(json.dumps(self.arguments(), ensure_ascii=False).encode()) + PROFILE_BYTES
         if size > MAX_PARAMETER_BYTES:
             raise ValueError(f"the parameters take {size} bytes, KFP allows {MAX_PARAMETER_BYTES}: shorten the lists")
         return self
@@ -216,7 +217,7 @@ def _parts(count: int) -> list[str]:
 def _count_parts(name: str, value: Any) -> int:
     given = _parse(name, value) if isinstance(value, str) else value
     if not isinstance(given, list) or given != _parts(len(given)):
-        raise InvalidInput(f'{name} is {value!r}; for three parts write ["1/3", "2/3", "3/3"]')
+        raise InvalidInput(f'{name} is {value!r}; for three parts write ["1/3", "2/3", "3/3"], in this order')
     return len(given)
 
 

@@ -16,6 +16,8 @@ from pipeline.profile import KEYS, Image, Profile, Secret
 
 USER_ID = 10_001
 WORK = "/work"
+TRAINING_HOURS = 96
+"""Longest attempt at SFT or GRPO."""
 TRACKED: tuple[Secret, ...] = ("store", "tracking")
 
 
@@ -37,21 +39,29 @@ class Needs:
 
 
 TABLE: Mapping[str, Needs] = {
-    "preflight": Needs(retries=1, timeout_hours=1, secrets=(*TRACKED, "teacher", "hub")),
+    "preflight": Needs(retries=0, timeout_hours=1, secrets=(*TRACKED, "teacher", "hub")),
     "prepare": Needs(cpu="2", memory="8Gi", cached=True, secrets=(*TRACKED, "hub")),
     "traces_part": Needs(cpu="2", memory="8Gi", retries=4, timeout_hours=72, secrets=(*TRACKED, "teacher", "hub")),
-    "traces": Needs(cpu="2", memory="8Gi", retries=4, timeout_hours=72, cached=True, secrets=(*TRACKED, "teacher")),
+    "traces": Needs(
+        cpu="2", memory="8Gi", retries=4, timeout_hours=72, cached=True, secrets=(*TRACKED, "teacher", "hub")
+    ),
     "filter": Needs(cpu="2", memory="8Gi", cached=True),
-    "sft": Needs("train", machine=True, retries=4, timeout_hours=48, cached=True, secrets=(*TRACKED, "hub")),
-    "grpo": Needs("train", machine=True, retries=4, timeout_hours=96, cached=True, secrets=(*TRACKED, "hub")),
+    "sft": Needs(
+        "train", machine=True, retries=4, timeout_hours=TRAINING_HOURS, cached=True, secrets=(*TRACKED, "hub")
+    ),
+    "grpo": Needs(
+        "train", machine=True, retries=4, timeout_hours=TRAINING_HOURS, cached=True, secrets=(*TRACKED, "hub")
+    ),
     "benchmark_part": Needs("train", machine=True, retries=4, timeout_hours=24, secrets=(*TRACKED, "teacher", "hub")),
     "benchmark": Needs("train", machine=True, retries=4, timeout_hours=24, secrets=(*TRACKED, "teacher", "hub")),
-    "gate": Needs(memory="1Gi", timeout_hours=0.5, secrets=()),
+    "gate": Needs(memory="1Gi", retries=0, timeout_hours=0.5, secrets=()),
     "publish": Needs(timeout_hours=0.5),
     "report": Needs(memory="1Gi", timeout_hours=0.5),
 }
 TRAINING = ("sft", "grpo")
 TEACHING = ("traces_part", "traces")
+PENDING_HOURS = 7 * 24
+"""How long all attempts at a task may wait for a machine, together."""
 MAX_PARALLEL = 4
 """Tasks of a loop that run at the same time."""
 
@@ -78,6 +88,8 @@ class OnKubernetes:
     profile: Profile
     teacher_is_here: bool = False
     """Whether a teacher generates in its task, which then needs a machine for training."""
+    redo: bool = False
+    """Whether KFP's cache is off."""
 
     @property
     def constants(self) -> str:
@@ -107,12 +119,20 @@ class OnKubernetes:
             cpu = profile.trainjob.launcher_cpu if launches else needs.cpu
             memory = profile.trainjob.launcher_memory if launches else needs.memory
             task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
-        task.set_caching_options(enable_caching=needs.cached)
+        # A TrainJob may wait for its machines, and its task is to see how it ends.
+        hours = needs.timeout_hours + (PENDING_HOURS if launches else 0)
+        kubernetes.set_timeout(task, seconds=round(hours * 3600))
+        task.set_caching_options(enable_caching=needs.cached and not self.redo)
         if needs.retries:
+            # Argo's maxDuration bounds all attempts together, from the start of the first: beyond it nothing is tried
+            # again, and what runs is killed.
+            longest = (needs.retries + 1) * hours + PENDING_HOURS
             task.set_retry(
-                num_retries=needs.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="900s"
+                num_retries=needs.retries,
+                backoff_duration="60s",
+                backoff_factor=2,
+                backoff_max_duration=f"{round(longest * 3600)}s",
             )
-        kubernetes.set_timeout(task, seconds=round(needs.timeout_hours * 3600))
         kubernetes.set_security_context(task, run_as_user=USER_ID, run_as_group=0, run_as_non_root=True)
         kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "reasrm")
         kubernetes.add_pod_label(task, "app.kubernetes.io/component", name.replace("_", "-"))
@@ -134,8 +154,7 @@ class OnKubernetes:
 
         task.set_cpu_request(of_run["machine_cpu"])
         task.set_memory_request(of_run["machine_memory"]).set_memory_limit(of_run["machine_memory"])
-        if self.profile.machine.gpus:
-            task.set_accelerator_type(of_run["gpu_type"]).set_accelerator_limit(of_run["gpus"])
+        task.set_accelerator_type(of_run["gpu_type"]).set_accelerator_limit(of_run["gpus"])
         kubernetes.add_node_selector_json(task, of_run["node_selector"])
         kubernetes.add_toleration_json(task, of_run["tolerations"])
         kubernetes.empty_dir_mount(
@@ -149,17 +168,7 @@ class OnKubernetes:
     def _work(self, task: Any, size: str) -> None:
         from kfp import kubernetes
 
-        if self.profile.work.storage_class:
-            kubernetes.add_ephemeral_volume(
-                task,
-                volume_name="work",
-                mount_path=WORK,
-                access_modes=["ReadWriteOnce"],
-                size=size,
-                storage_class_name=self.profile.work.storage_class,
-            )
-        else:
-            kubernetes.empty_dir_mount(task, volume_name="work", mount_path=WORK, size_limit=size)
+        kubernetes.empty_dir_mount(task, volume_name="work", mount_path=WORK, size_limit=size)
 
 
 @dataclass(frozen=True)
@@ -184,7 +193,10 @@ def training_job(constants: str, of_run: Mapping[str, Any]) -> str:
         return ""
     from components.adapters.trainjob import TrainJobSettings
 
-    secrets: dict[str, str] = fixed["secrets"]
+    secrets: dict[str, tuple[str, ...]] = {}
+    for kind in TABLE["sft"].secrets:
+        name = fixed["secrets"][kind]
+        secrets[name] = (*secrets.get(name, ()), *KEYS[kind])  # one secret may hold all keys
     try:
         settings = TrainJobSettings(
             image=fixed["image"],
@@ -200,8 +212,8 @@ def training_job(constants: str, of_run: Mapping[str, Any]) -> str:
             memory=of_run["machine_memory"],
             node_selector=of_run["node_selector"],
             tolerations=tuple(of_run["tolerations"]),
-            secrets={secrets[kind]: KEYS[kind] for kind in TABLE["sft"].secrets},
-            labels={"app.kubernetes.io/part-of": "reasrm"},
+            secrets=secrets,
+            timeout_hours=TRAINING_HOURS,
         )
     except ValidationError as error:
         raise InvalidInput(f"the machines of the TrainJob: {explain(error)}") from error

@@ -63,8 +63,6 @@ class Work(Strict):
     size: str = "50Gi"
     machine_size: str = "500Gi"
     """The same for tasks on a machine for training."""
-    storage_class: str = ""
-    """Class of a volume that is made for the pod and goes with it; empty: an emptyDir on the node's disk."""
 
 
 class TrainJob(Strict):
@@ -73,6 +71,9 @@ class TrainJob(Strict):
     runtime: str = "reasrm-torch"
     queue: str = ""
     """Local queue of Kueue; empty: none."""
+    storage_class: str = ""
+    """Class of a volume that is made for each pod and goes with it, for /work; empty: an emptyDir on the node's disk.
+    Pods of KFP's own always have that: they get no fsGroup, so they could not write to a new volume."""
     launcher_cpu: str = "1"
     launcher_memory: str = "4Gi"
     """Of the task that starts the TrainJob and waits for it."""
@@ -111,7 +112,10 @@ class Profile(Strict):
         if name in self.images:
             return self.images[name]
         known = tomllib.loads(IMAGES.read_text(encoding="utf-8"))
-        return str(known[self.train_image if name == "train" else name]["image"])
+        entry = self.train_image if name == "train" else name
+        if "image" not in known.get(entry, {}):
+            raise InvalidInput(f"{IMAGES.name} has no image of {entry}; add it, or give images.{name} in the profile")
+        return str(known[entry]["image"])
 
     def check_images(self) -> None:
         """Raise InvalidInput on an image whose content may change under its name: KFP caches by the name."""
@@ -137,9 +141,8 @@ class Profile(Strict):
             "secrets": self.secrets.model_dump(),
             "shared_memory": self.shared_memory,
             "work_size": self.work.machine_size,
-            "storage_class": self.work.storage_class,
             "service_account": self.service_account,
-            **self.trainjob.model_dump(include={"runtime", "queue"}),
+            **self.trainjob.model_dump(include={"runtime", "queue", "storage_class"}),
         }
 
 

@@ -309,22 +309,25 @@ def check_content(work: Work, content: str) -> None:
 
     An empty one stands for anything.
     """
-    if content and content != _content(work.version, work.sources):
+    if content and content != _content(work.version, work.sources, work.storage):
         uris = ", ".join(str(source["uri"]) for source in work.sources or ())
-        what = f"{uris} or the code of {work.stage}" if uris else f"the code of {work.stage}"
-        raise InvalidInput(f"{what} changed since this run began; start a new run, it uses again what still holds")
+        raise InvalidInput(
+            f"{f'{uris}, or ' if uris else ''}the code of {work.stage} is not what it was when this run began. If its "
+            "data changed, start a new run, which uses again what still holds; if it did not, the tasks' images are of "
+            "different versions of the code: build and push all of them"
+        )
 
 
 def content_of(stage: str, settings: StageConfig, storage: "Storage") -> str:
-    """Return a digest of a stage's code and of all that it reads beside its inputs, in 20 hex digits.
+    """Return a digest of a stage's code, of all that it reads beside its inputs and of where S3 is, in 20 hex digits.
 
     Raises what the stage's sources raise: InvalidInput where something is not there.
     """
-    return _content(code_version(stage), _sources(stage, settings, storage))
+    return _content(code_version(stage), _sources(stage, settings, storage), storage)
 
 
-def _content(version: str, sources: Sequence[Mapping[str, Any]] | None) -> str:
-    text = json.dumps([version, sources], sort_keys=True)
+def _content(version: str, sources: Sequence[Mapping[str, Any]] | None, storage: "Storage") -> str:
+    text = json.dumps([version, sources, storage.endpoint], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 

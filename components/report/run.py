@@ -11,7 +11,15 @@ from components.core.redact import redact
 
 logger = logging.getLogger("reasrm")
 
-STATUSES: Mapping[str, tracking.Status] = {"SUCCEEDED": "FINISHED", "CANCELLED": "KILLED"}
+# KFP's words (of ML Metadata) and those of kfp.local. KFP before 2.17 leaves the group that has a loop in it RUNNING.
+STATUSES: Mapping[str, tracking.Status] = {
+    "COMPLETE": "FINISHED",
+    "CACHED": "FINISHED",
+    "SUCCEEDED": "FINISHED",
+    "CANCELED": "KILLED",
+    "CANCELLED": "KILLED",
+}
+UNTOLD = ("RUNNING", "")
 
 
 def close(run_id: str, experiment: str, state: str, error: str | None, settings: Mapping[str, object]) -> None:
@@ -21,7 +29,15 @@ def close(run_id: str, experiment: str, state: str, error: str | None, settings:
     """
     with kfp_task("report"):
         run_id = os.environ.get(RUN_ID_VARIABLE) or run_id
-        status = STATUSES.get(state, "FAILED")
+        status, tags = outcome(state, error)
         tracking.log_parent_params(run_id, experiment, settings)
-        recorded = tracking.finish_parent(run_id, experiment, status, {"reasrm.error": redact(error)} if error else {})
+        recorded = tracking.finish_parent(run_id, experiment, status, tags)
         logger.info("run %s: %s, %s in MLflow", run_id, status, "recorded" if recorded else "not recorded")
+
+
+def outcome(state: str, error: str | None) -> tuple[tracking.Status, dict[str, str]]:
+    """Return MLflow's word for how a pipeline ended, and what its run is tagged with."""
+    tags = {"reasrm.error": redact(error)} if error else {}
+    if state in UNTOLD and not error:
+        return "FINISHED", tags | {"reasrm.outcome": "not told by KFP"}
+    return STATUSES.get(state, "FAILED"), tags

@@ -18,6 +18,9 @@ set_option = click.option(
 profile_option = click.option(
     "--profile", default="gpu", show_default=True, help="Kind of cluster: cpu, gpu, trainjob, or a .toml file."
 )
+redo_option = click.option(
+    "--no-cache", "redo", is_flag=True, help="Keep KFP's cache out of it, as after artifacts on S3 were deleted."
+)
 WHO = """\b
 The server and who asks it:
   --host              http://localhost:8888 with kubectl port-forward -n kubeflow svc/ml-pipeline 8888,

@@ -6,18 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.commands.options import WHO, open_server, profile_option, recipe_option, server_options, set_option
+from pipeline.commands.options import (
+    WHO,
+    open_server,
+    profile_option,
+    recipe_option,
+    redo_option,
+    server_options,
+    set_option,
+)
 
 if TYPE_CHECKING:
     from pipeline.client.endpoint import Kfp
     from pipeline.config import RunConfig
+    from pipeline.profile import Profile
 
 INTERRUPTED = 130
 
 
 @click.command(
     epilog="\b\nExamples:\n"
-    "  reasrm submit --recipe smoke --profile cpu --host http://localhost:8888 --namespace team\n"
+    "  reasrm submit --recipe smoke-cluster --profile cpu --host http://localhost:8888 --namespace team\n"
     "  reasrm submit --recipe my-recipe.toml --profile trainjob --no-wait\n"
     "  reasrm submit --recipe demo --set sft.epochs=2 --dry-run\n"
     "\n" + WHO + "\n\b\n"
@@ -27,10 +36,11 @@ INTERRUPTED = 130
 @recipe_option
 @set_option
 @profile_option
+@redo_option
 @server_options
 @click.option("--experiment", default="", metavar="NAME", help="KFP experiment to file it under.  [the recipe's]")
 @click.option("--pipeline-name", default="reasrm", show_default=True, help="Pipeline that gets the version.")
-@click.option("--service-account", default="reasrm", show_default=True, help="Who the pods are.")
+@click.option("--service-account", default="", metavar="NAME", help="Who the pods are.  [the profile's: reasrm]")
 @click.option("--run-name", default="", metavar="NAME", help="[the recipe's name and the time]")
 @click.option("--no-wait", is_flag=True, help="Print the run's id and link, and end.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
@@ -38,6 +48,7 @@ def submit(
     recipe: str,
     settings: tuple[str, ...],
     profile: str,
+    redo: bool,
     host: str,
     namespace: str,
     token_file: Path | None,
@@ -55,7 +66,7 @@ def submit(
     starts a run of it and shows its stages until it ends. Ctrl-C ends the watching, not the run.
     """
     kfp = open_server(host, namespace, token_file, ca_file)
-    config, package = _package(recipe, settings, profile)
+    config, cluster, package = _package(recipe, settings, profile, redo)
     group = experiment or config.experiment
     if dry_run:
         _say_outlook(kfp, config, package, pipeline_name, group)
@@ -68,7 +79,7 @@ def submit(
         package,
         pipeline_name=pipeline_name,
         experiment=group,
-        service_account=service_account,
+        service_account=service_account or cluster.service_account,
         run_name=run_name or _run_name(recipe),
         description=f"Recipe {Path(recipe).stem}, profile {Path(profile).stem}.",
     )
@@ -94,16 +105,16 @@ def watch_to_the_end(kfp: "Kfp", run_id: str) -> None:
     click.echo(f"succeeded  {view.url}")
 
 
-def _package(recipe: str, settings: tuple[str, ...], profile: str) -> "tuple[RunConfig, bytes]":
-    """Return the recipe's settings and the compiled pipeline."""
+def _package(recipe: str, settings: tuple[str, ...], profile: str, redo: bool) -> "tuple[RunConfig, Profile, bytes]":
+    """Return the recipe's settings, the cluster's, and the compiled pipeline."""
     from pipeline.compiler import compile_pipeline, local_paths
     from pipeline.config import load_recipe
     from pipeline.profile import load_profile
 
-    config = load_recipe(recipe, settings)
+    config, cluster = load_recipe(recipe, settings), load_profile(profile)
     for setting in local_paths(config):
         click.secho(f"a pod does not see {setting}; put it on S3: reasrm upload --help", fg="yellow", err=True)
-    return config, compile_pipeline(config, load_profile(profile))
+    return config, cluster, compile_pipeline(config, cluster, redo=redo)
 
 
 def _say_outlook(kfp: "Kfp", config: "RunConfig", package: bytes, pipeline_name: str, experiment: str) -> None:

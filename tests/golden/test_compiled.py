@@ -13,6 +13,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from components.core.errors import InvalidInput
 from pipeline.compiler import compile_pipeline
 from pipeline.config import SHARED, load_recipe
+from pipeline.placement import training_job
 from pipeline.profile import load_profile, profile_names
 
 ROOT = Path(__file__).parents[2]
@@ -99,12 +100,11 @@ def test_machines_are_asked_for_by_run_parameters_and_only_where_something_train
     selecting = {name for name, one in settings.items() if "nodeSelector" in one and "tolerations" in one}
     assert selecting == expected
     asking = {name: one["container"]["resources"].get("accelerator") for name, one in executors.items()}
-    assert {name for name, one in asking.items() if one} == (set() if profile == "cpu" else expected)
+    assert {name for name, one in asking.items() if one} == expected
     for name in expected:
         assert executors[name]["container"]["image"].startswith(train_image(profile))
         assert "{{$.inputs.parameters" in executors[name]["container"]["resources"]["resourceMemoryLimit"]
-        if profile != "cpu":
-            assert "gpus" in asking[name]["resourceCount"] and "gpu_type" in asking[name]["resourceType"]
+        assert "gpus" in asking[name]["resourceCount"] and "gpu_type" in asking[name]["resourceType"]
 
 
 def test_loops_are_bounded_and_the_stage_waits_for_its_parts(golden):
@@ -159,12 +159,37 @@ def test_the_teachers_secret_is_a_run_parameter_and_the_others_are_the_profiles(
     assert "secretAsEnv" not in settings["exec-gate"]
 
 
-def test_a_volume_class_gives_each_pod_a_volume_of_its_own():
-    profile = load_profile("gpu")
-    profile = profile.model_copy(update={"work": profile.work.model_copy(update={"storage_class": "fast"})})
-    _, _, settings = documents_of(load_recipe("demo"), profile)
-    (volume,) = settings["exec-sft"]["genericEphemeralVolume"]
-    assert (volume["mountPath"], volume["size"], volume["storageClassName"]) == ("/work", "500Gi", "fast")
+def test_retries_are_allowed_for_as_long_as_all_attempts_can_take(golden):
+    _, (spec, platform) = golden
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    tasks = [t for c in spec["components"].values() for t in c.get("dag", {}).get("tasks", {}).items()]
+    for name, task in tasks:
+        policy = task.get("retryPolicy")
+        if policy:
+            # Argo kills what runs, and tries nothing again, when this is over.
+            seconds = float(policy["backoffMaxDuration"].removesuffix("s"))
+            attempts = policy["maxRetryCount"] + 1
+            assert seconds > attempts * int(settings[f"exec-{name}"]["activeDeadlineSeconds"]), name
+    retried = {name for name, task in tasks if task.get("retryPolicy")}
+    assert {f"exec-{name}" for name in retried} == set(settings) - {"exec-preflight", "exec-gate", "exec-report"}
+
+
+def test_a_trainjob_ends_before_the_task_that_waits_for_it(golden):
+    profile, (_, platform) = golden
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    job = training_job(json.dumps(load_profile(profile).constants()), load_profile(profile).parameters())
+    assert bool(job) == (profile == "trainjob")
+    if job:
+        seconds = json.loads(job)["timeout_hours"] * 3600
+        assert all(seconds < int(settings[f"exec-{stage}"]["activeDeadlineSeconds"]) for stage in ("sft", "grpo"))
+
+
+def test_without_the_cache_no_task_is_cached():
+    spec = next(yaml.safe_load_all(compile_pipeline(load_recipe("demo"), load_profile("gpu"), redo=True)))
+    tasks = [t for c in spec["components"].values() for t in c.get("dag", {}).get("tasks", {}).values()]
+    own = [t for t in tasks if "executorLabel" in spec["components"][t["componentRef"]["name"]]]
+    assert own
+    assert not any(task["cachingOptions"].get("enableCache") for task in own)
 
 
 def test_a_teacher_that_generates_here_gets_a_machine():
