@@ -31,14 +31,21 @@ if TYPE_CHECKING:
     from pipeline.client.endpoint import Kfp
 
 
+REACH_SECONDS = 5.0
+"""Longest wait for the first answer of the Kubernetes API."""
+
+
 @dataclass(frozen=True)
 class Desk:
     """What is examined, and how it is reached. Without a recipe's `config` its data and teachers are left out."""
 
     profile: Profile
     config: RunConfig | None
-    open_kfp: "Callable[[], Kfp]"
+    open_kfp: "Callable[[str], Kfp]"
+    """Given the namespace of the cluster, for where no other is named; empty if the cluster is not reached."""
     connect: "Callable[[], Cluster]"
+    namespace: str = ""
+    """The namespace of the runs; empty: that of the cluster's context."""
 
     def examine(self) -> dict[str, list[Finding]]:
         """Return the findings of each check, in the order in which they are read."""
@@ -46,8 +53,14 @@ class Desk:
             demand = demand_of_profile(self.config, self.profile)
         except ReasrmError as error:
             return {"profile": run("profile", partial(_raise, error))}
-        checks: dict[str, Check] = {"KFP": self._kfp, **self._cluster(demand)}
-        checks |= {"images": partial(images.check_images, self.profile)}
+        cluster, about = self._reach()
+        asked = self._cluster(cluster, demand) if cluster else {}
+        checks: dict[str, Check] = {
+            "KFP": partial(self._kfp, self.namespace or (cluster.namespace if cluster else "")),
+            "Kubernetes": lambda: about,
+            **asked,
+            "images": partial(images.check_images, self.profile),
+        }
         outside = self._outside(demand)
         found = gather(checks | {name: check for name, (check, _) in outside.items()})
         return {
@@ -55,22 +68,33 @@ class Desk:
             for name, findings in found.items()
         }
 
-    def _kfp(self) -> Iterator[Finding]:
+    def _kfp(self, namespace: str) -> Iterator[Finding]:
         try:
-            kfp = self.open_kfp()
+            kfp = self.open_kfp(namespace)
         except ReasrmError as error:
             yield unknown(kubeflow.NAME, str(error))
             return
         yield from kubeflow.check_kfp(kfp)
 
-    def _cluster(self, demand: Demand) -> dict[str, Check]:
-        try:
+    def _reach(self) -> "tuple[Cluster | None, list[Finding]]":
+        """Ask the Kubernetes API one thing, once; without an answer nothing more is asked of it."""
+        reached: list[Cluster] = []
+
+        def ask() -> Iterator[Finding]:
+            from components.adapters.kubernetes import Patience
+
             cluster = self.connect()
-        except (ReasrmError, ImportError) as error:
-            problem = unknown("Kubernetes", str(error), "see that `kubectl get namespace` works, or give --context")
-            return {"Kubernetes": lambda: [problem]}
+            yield from objects.check_version(replace(cluster, patience=Patience(0.0)))
+            reached.append(cluster)
+
+        (findings,) = gather({"Kubernetes": ask}, REACH_SECONDS).values()
+        if reached:
+            return reached[0], findings
+        remedy = "see that `kubectl get namespace` works, or give --context"
+        return None, [unknown("Kubernetes", findings[-1].what, remedy)]
+
+    def _cluster(self, cluster: "Cluster", demand: Demand) -> dict[str, Check]:
         return {
-            "Kubernetes": partial(objects.check_version, cluster),
             "kinds": partial(objects.check_kinds, cluster, demand),
             "service account": partial(objects.check_account, cluster, demand),
             "user": partial(permissions.check_user, cluster),
@@ -80,11 +104,15 @@ class Desk:
             "GPUs": partial(machines.check_gpus, cluster, demand),
         }
 
-    def _outside(self, demand: Demand) -> Mapping[str, tuple[Check, str]]:
-        """Return what does not need the cluster's API, each with the address that it asks."""
+    def _outside(self, demand: Demand) -> Mapping[str, tuple[Check, str | None]]:
+        """Return what does not need the cluster's API, each with the address that it asks: None is S3 at AWS.
+
+        That is asked where no other is named, which may as well mean that nobody has named it here.
+        """
         root, experiment = (_setting(self.config, name) for name in ("artifact_root", "experiment"))
-        s3, mlflow = (os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI"))
-        checks: dict[str, tuple[Check, str]] = {
+        s3 = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+        mlflow = os.environ.get("MLFLOW_TRACKING_URI", "")
+        checks: dict[str, tuple[Check, str | None]] = {
             "bucket": (partial(store.check_bucket, root, demand.secrets["store"]), s3),
             "lifecycle": (partial(store.check_lifecycle, root), s3),
             "MLflow": (partial(tracker.check_mlflow, experiment, demand.secrets["tracking"]), mlflow),
@@ -101,13 +129,20 @@ class Desk:
         return checks
 
 
-def from_here(finding: Finding, address: str) -> Finding:
+def from_here(finding: Finding, address: str | None) -> Finding:
     """Return what a finding means at a desk, whose variables and network are not those of a pod."""
     if finding.status != "missing" or not finding.cause:
         return finding
     if finding.cause == "unset":
         return replace(finding, status="unknown", what=f"{finding.what} (here; pods have variables of their own)")
-    if reach.is_inside(address):
+    if address is None and finding.cause == "unreachable":
+        return replace(
+            finding,
+            status="unknown",
+            what=f"{finding.what} (AWS_ENDPOINT_URL_S3 is not set here; pods have variables of their own)",
+            remedy="to have it looked at from here, set AWS_ENDPOINT_URL_S3 and the keys",
+        )
+    if reach.is_inside(address or ""):
         return replace(finding, status="unknown", what=f"{finding.what} (from here; it is an address of the cluster)")
     return finding
 

@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS = 10.0
 """Longest that all checks together take."""
+REACH = "see that it is up and can be reached, then run this again"
 Check = Callable[[], Iterable[Finding]]
 
 
@@ -30,7 +31,7 @@ def gather(checks: Mapping[str, Check], seconds: float = SECONDS) -> dict[str, l
         thread.start()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    slow = missing("", f"no answer within {seconds:g} seconds", "see that it is up and can be reached", "unreachable")
+    slow = missing("", f"no answer within {seconds:g} seconds", REACH, "unreachable")
     return {name: found[name] if name in found else [replace(slow, name=name)] for name in checks}
 
 
@@ -40,7 +41,8 @@ def run(name: str, check: Check) -> list[Finding]:
     try:
         found.extend(check())
     except ReasrmError as error:
-        found.append(missing(name, str(error), "", "unreachable" if isinstance(error, Transient) else ""))
+        away = isinstance(error, Transient)
+        found.append(missing(name, str(error), REACH if away else "", "unreachable" if away else ""))
     except ImportError as error:
         found.append(unknown(name, f"{error.name} is not installed here", "pip install 'reasrm[stage]'"))
     except Exception as error:

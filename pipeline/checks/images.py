@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 from components.core.errors import InvalidInput
-from pipeline.checks.finding import Finding, missing, ok
+from pipeline.checks.finding import Finding, missing, ok, warning
 from pipeline.profile import Image, Profile
 
 NAME = "images"
@@ -17,5 +17,18 @@ def check_images(profile: Profile) -> Iterator[Finding]:
     except InvalidInput as error:
         yield missing(NAME, str(error), "push the images, then write their digests into pipeline/images.toml")
         return
-    names = ", ".join(profile.image(kind) for kind in get_args(Image))
-    yield ok(NAME, f"{names} are pinned; whether nodes can pull them shows with the first pod")
+    names = [profile.image(kind) for kind in get_args(Image)]
+    homeless = [name for name in names if not _has_registry(name)]
+    if homeless:
+        what = f"{', '.join(homeless)}: no registry is named, so nodes look at docker.io"
+        yield warning(
+            NAME, what, "python -m images.build NAME --push REGISTRY writes whole names to pipeline/images.toml"
+        )
+    else:
+        yield ok(NAME, f"{', '.join(names)} are pinned; whether nodes can pull them shows with the first pod")
+
+
+def _has_registry(image: str) -> bool:
+    """Say whether a name begins with a host, as container runtimes tell it: a dot, a port, or localhost."""
+    first, _, rest = image.partition("/")
+    return bool(rest) and ("." in first or ":" in first or first == "localhost")

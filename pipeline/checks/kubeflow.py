@@ -3,21 +3,19 @@
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pipeline.checks import reach
-from pipeline.checks.finding import Finding, missing, ok, unknown, warning
+from pipeline.checks.finding import Finding, missing, ok, unknown
 
 if TYPE_CHECKING:
     from pipeline.client.endpoint import Kfp
 
 NAME = "Kubeflow Pipelines"
-OLDEST, WHOLE = (2, 16), (2, 17)
-"""The oldest version that runs the pipeline, and the one from which on nothing is missing."""
-LACKS = (
-    "it tells runs no schedule time (the day of the start stands for it), it has no MLflow plugin (reasrm makes its "
-    "MLflow runs itself), and in loops it does not resolve names of secrets that are parameters (kubeflow/pipelines "
-    "13128), which the tasks traces-part and benchmark-part need"
-)
+OLDEST = (2, 17)
+"""Older ones do not resolve names of secrets that are parameters in loops (kubeflow/pipelines 13128)."""
+OWN = "kubeflow"
+"""The namespace in which KFP is installed, unless its administrator chose another; no API tells it."""
 
 
 def check_kfp(kfp: "Kfp") -> Iterator[Finding]:
@@ -28,9 +26,20 @@ def check_kfp(kfp: "Kfp") -> Iterator[Finding]:
     if health.multi_user and not kfp.namespace:
         yield missing(NAME, f"{kfp.host} is for several users, and no namespace is given", "give --namespace NAME")
         return
+    if not health.multi_user and kfp.namespace and not _is_own(kfp.host, kfp.namespace):
+        yield missing(
+            NAME,
+            f"{kfp.host} is for one user: it runs all in its own namespace, {OWN}, and nothing in {kfp.namespace}",
+            f"give --namespace {OWN}, and apply manifests/overlays/dev-single-user or one like it there",
+        )
     scope: dict[str, Any] = {"namespace": kfp.namespace} if health.multi_user else {}
     kfp.rows(kfp.runs.run_service_list_runs, "runs", limit=1, **scope)
     yield ok(NAME, f"runs can be seen{f' in namespace {kfp.namespace}' if scope else ''}")
+
+
+def _is_own(host: str, namespace: str) -> bool:
+    """Say whether a namespace is KFP's: the usual one, or the one in its service's name (ml-pipeline.NAMESPACE.svc)."""
+    return namespace == OWN or namespace in (urlsplit(host).hostname or "").split(".")[1:2]
 
 
 def _version(host: str, version: str) -> Finding:
@@ -39,7 +48,10 @@ def _version(host: str, version: str) -> Finding:
         return unknown(NAME, f"{host} answers, but does not tell its version ({version or 'nothing'})")
     numbers = (int(found[1]), int(found[2]))
     if numbers < OLDEST:
-        return missing(NAME, f"{host} is version {version}", "upgrade to 2.16 or later")
-    if numbers < WHOLE:
-        return warning(NAME, f"{host} is version {version}: {LACKS}", "upgrade to 2.17")
+        return missing(
+            NAME,
+            f"{host} is version {version}, which does not resolve names of secrets in loops: traces-part and "
+            "benchmark-part would fail",
+            "upgrade to 2.17 or later",
+        )
     return ok(NAME, f"{host} is version {version}")

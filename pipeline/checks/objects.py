@@ -12,7 +12,8 @@ from pipeline.checks.finding import Finding, missing, ok, unknown, warning
 if TYPE_CHECKING:
     from components.adapters.kubernetes import Cluster, Kind
 
-INSTALL = "kubectl apply -k manifests/overlays/prod"
+INSTALL = "apply your overlay (manifests/README.md)"
+_NO_QUEUE = f"put the component kueue into your overlay's components, then {INSTALL}; or take queue out of the profile"
 OLDEST = (1, 29)
 """Oldest Kubernetes that Kubeflow 1.10 is offered for (support table of Charmed Kubeflow)."""
 TRAINER = (
@@ -52,7 +53,7 @@ def check_kinds(cluster: "Cluster", demand: Demand) -> Iterator[Finding]:
     from components.adapters import kubernetes as k8s
 
     workflow = k8s.Kind("argoproj.io", "v1alpha1", "workflows", "Workflow")
-    yield _served(cluster, workflow, "install Kubeflow Pipelines 2.16 or later")
+    yield _served(cluster, workflow, "install Kubeflow Pipelines 2.17 or later")
     if not demand.trainjob:
         return
     yield _served(cluster, k8s.TRAIN_JOBS, TRAINER)
@@ -80,7 +81,8 @@ def _runtime(cluster: "Cluster", demand: Demand) -> Finding:
     except NotServed as error:
         return missing(name, str(error), TRAINER)
     if found is None:
-        return missing(name, f"is not in namespace {cluster.namespace}", INSTALL)
+        remedy = f"put the component training into your overlay's components, then {INSTALL}"
+        return missing(name, f"is not in namespace {cluster.namespace}", remedy)
     return ok(name, f"is in namespace {cluster.namespace}")
 
 
@@ -99,7 +101,7 @@ def _queue(cluster: "Cluster", demand: Demand) -> Finding:
     except InvalidInput as error:
         return unknown(name, str(error))
     if found is None:
-        return missing(name, f"is not in namespace {cluster.namespace}", "create it, or take queue out of the profile")
+        return missing(name, f"is not in namespace {cluster.namespace}", _NO_QUEUE)
     conditions = {one["type"]: one for one in found.get("status", {}).get("conditions") or ()}
     if conditions.get("Active", {}).get("status") == "False":
         what = f"is not active: {conditions['Active'].get('message', 'no reason given')}"

@@ -38,16 +38,17 @@ TRAINING = (
     *_each("get list watch", "pods"),
     *_each("get", "pods", subresource="log"),
     *_each("list", "events"),
-    *_each("create get patch delete", "configmaps"),
+    *_each("create get delete", "configmaps"),
 )
 """Of the pod that starts a TrainJob, follows it and says why it waits."""
 USER = (
-    *_each("create get list terminate", "runs", "pipelines.kubeflow.org"),
+    *_each("create get list", "experiments", "pipelines.kubeflow.org"),
+    *_each("create get list terminate retry", "runs", "pipelines.kubeflow.org"),
     *_each("create get list", "pipelines", "pipelines.kubeflow.org"),
-    *_each("create get list delete", "jobs", "pipelines.kubeflow.org"),
+    *_each("create get list enable disable delete", "jobs", "pipelines.kubeflow.org"),
 )
 """Of who submits and schedules, where KFP is installed for several users; recurring runs are `jobs` there."""
-_REMEDY = f"{INSTALL} (manifests/base has the Role), or ask who runs the namespace for it"
+_REMEDY = f"{INSTALL}, which has the Role; for TrainJobs with the component training. Or ask who runs the namespace"
 
 
 def of_pods(demand: Demand) -> tuple[Permission, ...]:

@@ -13,6 +13,7 @@ from pipeline.profile import KEYS
 if TYPE_CHECKING:
     from components.adapters.kubernetes import Cluster
 
+AWS_ENDPOINT = "AWS_ENDPOINT_URL_S3"
 CLOUD_IDENTITIES = ("eks.amazonaws.com/role-arn", "iam.gke.io/gcp-service-account", "azure.workload.identity/client-id")
 """Annotations by which a service account gets credentials of a cloud without a secret."""
 
@@ -39,10 +40,16 @@ def check_keys(config: RunConfig) -> Iterator[Finding]:
             )
 
 
-def remedy(namespace: str, name: str, keys: tuple[str, ...]) -> str:
-    """Return how a secret comes to be, without its values in a shell's history."""
+def remedy(namespace: str, name: str, keys: tuple[str, ...], *, there: bool = False) -> str:
+    """Return how a secret comes to be, or gets more keys, without its values in a shell's history."""
+    if AWS_ENDPOINT not in keys and "AWS_ACCESS_KEY_ID" in keys:
+        keys = (AWS_ENDPOINT, *keys)
+    lines = ", ".join(f"{key}=..." for key in keys)
+    if there:
+        return f"add {lines} (base64) below data: kubectl -n {namespace} edit secret {name}"
+    aside = " (no endpoint for AWS itself)" if AWS_ENDPOINT in keys else ""
     return (
-        f"write {', '.join(f'{key}=...' for key in keys)} into a file {name}.env, then: "
+        f"write {lines}{aside} into a file {name}.env, then: "
         f"kubectl -n {namespace} create secret generic {name} --from-env-file={name}.env"
     )
 
@@ -68,9 +75,10 @@ def check_secrets(cluster: "Cluster", demand: Demand, config: RunConfig | None) 
         if kind == "store" and _has_cloud_identity(cluster, demand):
             yield ok(f"secret {name}", f"{what}; the service account has an identity of the cloud instead")
         elif kind == "tracking" and keys is not None:
-            yield warning(f"secret {name}", what, remedy(where, name, absent))
+            yield warning(f"secret {name}", what, remedy(where, name, absent, there=True))
         else:
-            yield missing(f"secret {name}", what, remedy(where, name, needed))
+            mend = remedy(where, name, needed) if keys is None else remedy(where, name, absent, there=True)
+            yield missing(f"secret {name}", what, mend)
 
 
 def _has_cloud_identity(cluster: "Cluster", demand: Demand) -> bool:

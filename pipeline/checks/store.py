@@ -72,7 +72,7 @@ def check_lifecycle(root: str) -> Iterator[Finding]:
     storage, (bucket, _) = Storage.from_env(), split(root)
     remedy = (
         f"aws s3api put-bucket-lifecycle-configuration --bucket {bucket} --lifecycle-configuration "
-        "file://manifests/base/storage/lifecycle.json (or kubectl apply -k manifests/base/storage)"
+        "file://manifests/base/storage/lifecycle.json (your overlay has a daily job that does it: manifests/README.md)"
     )
     reach.connect(storage.endpoint)
     client = storage.client

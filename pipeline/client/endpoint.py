@@ -4,6 +4,7 @@ It uses the generated client `kfp_server_api` and not `kfp.Client`, which prints
 """
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -12,29 +13,32 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from components.core.errors import InvalidInput, Transient
 from components.core.redact import redact
+from pipeline.client import advice, proxy
+from pipeline.client.advice import CA_FILE, COOKIE, HOST, NAMESPACE, TOKEN, TOKEN_FILE, UI_HOST
 
-HOST, UI_HOST, NAMESPACE = "REASRM_KFP_HOST", "REASRM_KFP_UI", "REASRM_KFP_NAMESPACE"
-TOKEN, TOKEN_FILE, COOKIE, CA_FILE = (
-    "REASRM_KFP_TOKEN",
-    "REASRM_KFP_TOKEN_FILE",
-    "REASRM_KFP_COOKIE",
-    "REASRM_KFP_CA_FILE",
-)
+logger = logging.getLogger(__name__)
+
 MOUNTED_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 """Where Kubeflow mounts a token for its API into pods that ask for one."""
-AUDIENCE = "pipelines.kubeflow.org"
 TIMEOUT = 30.0
 ATTEMPTS = 5
+LONGEST = 60.0
+"""Seconds after which a question that was not answered is not asked again."""
 FIRST_PAUSE = 0.5
 """Seconds before the second attempt; each later pause is twice as long, up to LONGEST_PAUSE."""
 LONGEST_PAUSE = 8.0
 PAGE = 100
-EXCERPT = 400
-_LOCAL = {"localhost", "127.0.0.1", "::1"}
+_IDS = {
+    "V2beta1Experiment": "experiment_id",
+    "V2beta1Pipeline": "pipeline_id",
+    "V2beta1PipelineVersion": "pipeline_version_id",
+    "V2beta1RecurringRun": "recurring_run_id",
+    "V2beta1Run": "run_id",
+}
+"""What an answer of KFP never lacks, by its model."""
 # Done twice they do the same as done once. Creating and retrying a run are not.
 _REPEATABLE = re.compile(r"_(get|list|delete|enable|disable|terminate)_")
 
@@ -45,6 +49,10 @@ class NotFound(InvalidInput):
 
 class Conflict(InvalidInput):
     """The server has something of that name already."""
+
+
+class NotAllowed(InvalidInput):
+    """The server does not know who asks, or does not let them do this; a token that expired is of this kind."""
 
 
 class Uncertain(Transient):
@@ -68,6 +76,7 @@ class Kfp:
 
         self.api, self.host, self.namespace = api, host, namespace
         self.ui_host, self.timeout = ui_host, timeout
+        self._waits_told = False
         self.experiments = kfp_server_api.ExperimentServiceApi(api)
         self.pipelines = kfp_server_api.PipelineServiceApi(api)
         self.uploads = kfp_server_api.PipelineUploadServiceApi(api)
@@ -93,9 +102,10 @@ class Kfp:
             return isinstance(error, _Unreached) or (again and isinstance(error, Transient))
 
         attempts = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_after_delay(LONGEST),
             wait=tenacity.wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE),
             retry=tenacity.retry_if_exception(may_repeat),
+            before_sleep=self._say_that_it_waits,
             reraise=True,
         )
         for attempt in attempts:
@@ -131,6 +141,8 @@ class Kfp:
             _return_http_data_only=True,
             repeat=True,
         )
+        if not isinstance(answer, dict) or not {"tag_name", "commit_sha", "multi_user"} & answer.keys():
+            raise InvalidInput(f"{self.host} answers, but not as KFP does; {advice.for_address(self.host)}")
         told = str(answer.get("tag_name") or "")
         return Health(
             "" if told == "unknown" else told, bool(answer.get("multi_user")), str(answer.get("pipeline_store") or "")
@@ -152,9 +164,9 @@ class Kfp:
         )
 
     def find_pipeline(self, name: str) -> Any | None:
-        """Return the pipeline of this name in the namespace, or None."""
+        """Return the pipeline of this name in the namespace, or None; the UI may show it under another name."""
         method = self.pipelines.pipeline_service_list_pipelines
-        return self._named(method, "pipelines", name, namespace=self.namespace)
+        return self._named(method, "pipelines", name, by="name", namespace=self.namespace)
 
     def ensure_pipeline(self, name: str, description: str = "") -> Any:
         """Return the pipeline of this name in the namespace; it is created, without versions, if absent."""
@@ -169,9 +181,15 @@ class Kfp:
         )
 
     def find_version(self, pipeline_id: str, name: str) -> Any | None:
-        """Return the version of this name of a pipeline, or None."""
+        """Return the version of this name of a pipeline, or None; the UI may show it under another name."""
         method = self.pipelines.pipeline_service_list_pipeline_versions
-        return self._named(method, "pipeline_versions", name, pipeline_id=pipeline_id)
+        return self._named(method, "pipeline_versions", name, by="name", pipeline_id=pipeline_id)
+
+    def newest_version(self, pipeline_id: str) -> Any | None:
+        """Return the version that was uploaded last to a pipeline, or None."""
+        method = self.pipelines.pipeline_service_list_pipeline_versions
+        query = {"pipeline_id": pipeline_id, "sort_by": "created_at desc"}
+        return next(iter(self.rows(method, "pipeline_versions", limit=1, **query)), None)
 
     def ensure_version(self, pipeline_id: str, name: str, file: Path, description: str = "") -> Any:
         """Return the version of this name of a pipeline; the file is uploaded if there is none."""
@@ -189,12 +207,14 @@ class Kfp:
         space = f"?ns={quote(self.namespace)}" if self.namespace else ""
         return f"{host}/{space}#{path}"
 
-    def _named(self, method: Callable[..., Any], field: str, name: str, **query: Any) -> Any | None:
-        predicate = {"operation": "EQUALS", "key": "display_name", "string_value": name}
+    def _named(
+        self, method: Callable[..., Any], field: str, name: str, *, by: str = "display_name", **query: Any
+    ) -> Any | None:
+        predicate = {"operation": "EQUALS", "key": by, "string_value": name}
         query = {key: value for key, value in query.items() if value}
         rows = self.rows(method, field, filter=json.dumps({"predicates": [predicate]}), **query)
         # The database compares without regard to case.
-        return next((row for row in rows if row.display_name == name), None)
+        return next((row for row in rows if (getattr(row, by) or row.display_name) == name), None)
 
     def _found_or_made(self, find: Callable[[], Any | None], make: Callable[[], Any]) -> Any:
         """Return what is found, else what is made. Names are unique: who came first, or our lost attempt, is found."""
@@ -203,11 +223,23 @@ class Kfp:
             return found
         try:
             return make()
-        except (Conflict, Uncertain):
+        except (Conflict, Uncertain) as error:
             found = find()
-            if found is None:
-                raise
-            return found
+            if found is not None:
+                return found
+            if isinstance(error, Conflict):
+                raise Conflict(
+                    f"{error}; the name is taken, but no list of the server shows it to you: give another name, or "
+                    "delete or rename what has it in the UI"
+                ) from error
+            raise
+
+    def _say_that_it_waits(self, state: Any) -> None:
+        """Say once that the server lets us wait, so that a minute of silence is none."""
+        error = state.outcome.exception()
+        if isinstance(error, _Slow) and not self._waits_told:
+            self._waits_told = True
+            logger.warning("KFP at %s has not answered for %g s; asking again", self.host, self.timeout)
 
     def _ask(self, method: Callable[..., Any], *arguments: Any, **values: Any) -> Any:
         import kfp_server_api
@@ -217,42 +249,74 @@ class Kfp:
         # The generated client takes a pair, or whole seconds.
         values["_request_timeout"] = (min(self.timeout, 10.0), self.timeout)
         try:
-            return method(*arguments, **values)
+            answer = method(*arguments, **values)
         except kfp_server_api.ApiException as error:
             raise self._translated(error) from error
         except kfp_server_api.OpenApiException as error:
             raise InvalidInput(f"KFP at {self.host} does not take this: {error}") from error
+        except exceptions.ProxyError as error:
+            wrong = proxy.explain(error.original_error, self.host)
+            if wrong:
+                raise InvalidInput(wrong) from error
+            raise _Unreached(
+                f"cannot connect to the proxy {proxy.place(self.host)} on the way to {self.host}; run this again"
+            ) from error
         except (exceptions.NameResolutionError, exceptions.LocationValueError) as error:
             raise InvalidInput(f"there is no host {self.host}; check --host, or ${HOST}") from error
-        except (exceptions.NewConnectionError, exceptions.ConnectTimeoutError, exceptions.ProxyError) as error:
-            raise _Unreached(
-                f"cannot connect to KFP at {self.host}; is it up, and the port-forward running? Then run this again"
-            ) from error
+        except (exceptions.NewConnectionError, exceptions.ConnectTimeoutError) as error:
+            raise _Unreached(f"cannot connect to KFP at {self.host}; {advice.for_connection(self.host)}") from error
+        except exceptions.TimeoutError as error:
+            raise _Slow(f"KFP at {self.host} does not answer within {self.timeout:g} s; run this again") from error
         except (exceptions.HTTPError, OSError) as error:
             raise Uncertain(
                 f"KFP at {self.host} broke off the connection ({type(error).__name__}); run this again"
             ) from error
+        except (
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+        ) as error:  # the generated models, reading the answer
+            raise InvalidInput(
+                f"{self.host} answers with something that is not of KFP's API ({advice.short(error)}); "
+                f"{advice.for_address(self.host)}"
+            ) from error
+        name = _IDS.get(type(answer).__name__)
+        if name and not getattr(answer, name):
+            raise InvalidInput(f"{self.host} answers, but not as KFP does: no {name}; {advice.for_address(self.host)}")
+        return answer
 
     def _translated(self, error: Any) -> InvalidInput | Transient:
-        status, said, headers = error.status or 0, _message(error), error.headers or {}
-        page = _is_html(headers)
+        status, said, headers = error.status or 0, advice.message(error), error.headers or {}
+        page = advice.is_html(headers)
         if 300 <= status < 400:
-            return InvalidInput(f"{self.host} sends us to {_place(headers.get('location', ''))}; {_advice(self)}")
+            return NotAllowed(f"{self.host} sends us to {advice.place(headers.get('location', ''))}; {self._who()}")
         if status == 401 or (status == 403 and page):
-            return InvalidInput(f"KFP at {self.host} does not know who asks ({status}: {said}); {_advice(self)}")
+            return NotAllowed(f"KFP at {self.host} does not know who asks ({status}: {said}); {self._who()}")
         if status in (429, 503):
             return Transient(f"KFP at {self.host} is not ready ({status}: {said}); run this again")
         if status >= 500:
             return Uncertain(f"KFP at {self.host} failed ({status}: {said}); run this again, or look at its log")
         if page:
-            return InvalidInput(f"{self.host} is not a KFP server ({status} and a web page); {_host_advice()}")
+            what = f"{self.host} is not a KFP server ({status} and a web page)"
+            return InvalidInput(f"{what}; {advice.for_address(self.host)}")
         return self._refused(status, said)
+
+    def _who(self) -> str:
+        given = bool(self.api.configuration.api_key.get("authorization"))
+        return advice.for_identity(self.host, self.namespace, given=given)
 
     def _refused(self, status: int, said: str) -> InvalidInput:
         kfp = f"KFP at {self.host}"
         if status == 403:
-            space = f"namespace {self.namespace}" if self.namespace else "namespace (none is given: --namespace)"
-            return InvalidInput(f"{kfp} does not allow this ({said}); ask for the role kubeflow-edit in the {space}")
+            space = self.namespace or "NAMESPACE (none is given: --namespace)"
+            return NotAllowed(
+                f"{kfp} does not allow this ({said}); whoever asks has to be bound to kubeflow-edit in the namespace "
+                f"{space}: its owner adds you under Manage Contributors in Kubeflow's dashboard, or you use the token "
+                f"of an account that is bound, {advice.for_token(self.namespace)}"
+            )
+        if status == 407:
+            return InvalidInput(proxy.refused(self.host))
         if status == 404:
             return NotFound(f"{kfp} has no such thing: {said}")
         if status == 409:
@@ -263,6 +327,10 @@ class Kfp:
 
 class _Unreached(Transient):
     """The question never left this machine."""
+
+
+class _Slow(Uncertain):
+    """The server took the question and did not answer in time."""
 
 
 def open_client(
@@ -289,7 +357,7 @@ def open_client(
     host = _host(host or os.environ.get(HOST, ""))
     configuration = kfp_server_api.Configuration(host=host)
     configuration.retries = False  # ours are seen, and they know what may be repeated
-    configuration.proxy = _proxy(host)
+    proxy.set_proxy(configuration, host)
     authority = ca_file or _path(CA_FILE)
     if authority is not None:
         _read(authority, "the certificate")
@@ -297,9 +365,10 @@ def open_client(
     _identify(configuration, token, token_file)
     api = kfp_server_api.ApiClient(configuration, cookie=os.environ.get(COOKIE) or None)
     api.user_agent = f"reasrm/{version('reasrm')}"
-    api.rest_client = _without_pages(configuration, host)
+    namespace = namespace or os.environ.get(NAMESPACE, "")
+    api.rest_client = _without_pages(configuration, host, namespace)
     ui_host = (os.environ.get(UI_HOST) or host).rstrip("/")
-    return Kfp(api, host, namespace or os.environ.get(NAMESPACE, ""), ui_host, timeout)
+    return Kfp(api, host, namespace, ui_host, timeout)
 
 
 def _host(text: str) -> str:
@@ -342,7 +411,7 @@ def _identify(configuration: Any, token: str, token_file: Path | None) -> None:
     configuration.api_key_prefix["authorization"] = "Bearer"
 
 
-def _without_pages(configuration: Any, host: str) -> Any:
+def _without_pages(configuration: Any, host: str, namespace: str) -> Any:
     """Return a REST client that does not take a web page for an answer: a login page comes with status 200."""
     import kfp_server_api
     from kfp_server_api import rest
@@ -353,76 +422,22 @@ def _without_pages(configuration: Any, host: str) -> Any:
                 response = super().request(*arguments, **values)
             except kfp_server_api.ApiException as error:
                 if not error.status:
+                    why = advice.short(str(error.reason).replace("\n", ": "))
                     raise InvalidInput(
-                        f"no TLS connection to {host}: {_short(str(error.reason).replace(chr(10), ': '))}; give the "
-                        f"certificate of its authority with --ca-file, or set ${CA_FILE}"
+                        f"no TLS connection to {host}: {why}; give the certificate of its authority with --ca-file, or "
+                        f"set ${CA_FILE}"
                     ) from error
                 error.body = (error.body or b"").decode("utf-8", "replace").encode()  # what comes next needs UTF-8
                 raise
-            if _is_html({"content-type": response.getheader("content-type", "")}):
+            if advice.is_html({"content-type": response.getheader("content-type", "")}):
                 text = response.data[:4096].decode("utf-8", "replace").lower()
-                if any(word in text for word in ("log in", "login", "sign in", "dex", "oauth")):
-                    raise InvalidInput(f"{host} answers with a login page; {_login_advice()}")
-                raise InvalidInput(f"{host} answers with a web page, so its API is elsewhere; {_host_advice()}")
+                if advice.is_login(text):
+                    raise NotAllowed(f"{host} answers with a login page; {advice.for_login(host, namespace)}")
+                what = f"{host} answers with a web page, so its API is elsewhere"
+                raise InvalidInput(f"{what}; {advice.for_address(host)}")
             return response
 
     return Rest(configuration)
-
-
-def _advice(kfp: Kfp) -> str:
-    given = kfp.api.configuration.api_key.get("authorization")
-    return f"the token that was sent is not accepted: is it expired? {_login_advice()}" if given else _login_advice()
-
-
-def _login_advice() -> str:
-    return (
-        f"set ${TOKEN} to a token: kubectl create token default-editor --namespace NS --audience {AUDIENCE}. Where "
-        f"Istio and dex take only a login, set ${COOKIE} to the browser's cookie, or go around them: kubectl "
-        "port-forward -n kubeflow svc/ml-pipeline 8888, then --host http://localhost:8888"
-    )
-
-
-def _host_advice() -> str:
-    return (
-        "within Kubeflow's dashboard it is https://HOST/pipeline; else try: kubectl port-forward -n kubeflow "
-        "svc/ml-pipeline 8888, then --host http://localhost:8888"
-    )
-
-
-def _message(error: Any) -> str:
-    """Return what a server says of an error: the gateway's JSON, an upload's JSON, or plain text."""
-    body = error.body or ""
-    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
-    try:
-        data = json.loads(text)
-        told = data.get("error_message") or data.get("message") or data.get("error") or text
-    except (ValueError, AttributeError):
-        told = error.reason if _is_html(error.headers or {}) else text or error.reason
-    return _short(str(told or "no reason given"))
-
-
-def _short(text: object) -> str:
-    """Return the first line of an error: the server appends its stack."""
-    line = redact(" ".join(str(text).strip().splitlines()[:1]))
-    return line if len(line) <= EXCERPT else f"{line[:EXCERPT]}..."
-
-
-def _is_html(headers: Any) -> bool:
-    found = {str(name).lower(): str(value) for name, value in dict(headers).items()}
-    return "text/html" in found.get("content-type", "")
-
-
-def _place(location: str) -> str:
-    """Return where a redirect leads, without its parameters: they may hold secrets."""
-    parts = urlsplit(location)
-    return f"{parts.scheme}://{parts.hostname}{parts.path}" if parts.hostname else parts.path or "nowhere"
-
-
-def _proxy(host: str) -> str | None:
-    parts = urlsplit(host)
-    if parts.hostname in _LOCAL or proxy_bypass(parts.netloc):
-        return None
-    return getproxies().get(parts.scheme)
 
 
 def _path(variable: str) -> Path | None:

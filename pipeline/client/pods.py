@@ -3,9 +3,10 @@
 KFP's API (2.16, 2.17) tells that a task failed, but not why; the pods do, to whom may read them.
 """
 
+import threading
 from typing import TYPE_CHECKING, Any
 
-from components.core.errors import ReasrmError
+from components.core.errors import InvalidInput, ReasrmError
 from components.core.redact import redact
 
 if TYPE_CHECKING:
@@ -14,29 +15,44 @@ if TYPE_CHECKING:
 RUN_LABEL = "pipeline/runid"
 STAGE_LABEL = "app.kubernetes.io/component"
 LENGTH = 1000
+SECONDS = 2.0
+"""Longest that a run is kept waiting for what its pods say; what comes later is shown at the next look."""
 
 
 class PodNotes:
     """Reads the pods of runs through kubeconfig or the service account; says nothing where it cannot."""
 
-    def __init__(self, namespace: str, cluster: "Cluster | None" = None) -> None:
-        self.namespace = namespace
+    def __init__(self, namespace: str, cluster: "Cluster | None" = None, seconds: float = SECONDS) -> None:
+        self.namespace, self.seconds = namespace, seconds
         self._cluster = cluster
-        self._able = True
+        self._able, self._worked = True, False
+        self._notes: dict[str, str] = {}
+        self._thread: threading.Thread | None = None
 
     def __call__(self, run_id: str) -> dict[str, str]:
         """Return what each stage's pods say; stages whose pods are well are left out."""
-        if not self._able:
-            return {}
+        if self._able and not (self._thread and self._thread.is_alive()):
+            # A daemon, because an API that hangs must not keep the process from ending.
+            self._thread = threading.Thread(target=self._look, args=(run_id,), daemon=True)
+            self._thread.start()
+            self._thread.join(self.seconds)
+        return self._notes
+
+    def _look(self, run_id: str) -> None:
         from components.adapters.kubernetes import PODS, Patience, connect
 
         try:
             if self._cluster is None:
-                self._cluster = connect(namespace=self.namespace, patience=Patience(total=1.0))
+                self._cluster = connect(namespace=self.namespace, patience=Patience(total=0.0))
             pods = self._cluster.list(PODS, labels=f"{RUN_LABEL}={run_id}").items
-        except ReasrmError:
-            self._able = False  # no cluster, no permission: the run is shown without
-            return {}
+        except ReasrmError as error:
+            # No cluster, no permission: the run is shown without. One that was there before may come back.
+            self._able = self._worked and not isinstance(error, InvalidInput)
+            return
+        except Exception:  # a plugin of kubeconfig that fails in a way of its own
+            self._able = False
+            return
+        self._worked = True
         notes: dict[str, str] = {}
         for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
             stage = pod["metadata"].get("labels", {}).get(STAGE_LABEL, "").replace("_", "-")
@@ -45,7 +61,7 @@ class PodNotes:
                 notes[stage] = text
             elif pod.get("status", {}).get("phase") in ("Running", "Succeeded"):
                 notes.pop(stage, None)  # a later attempt does well
-        return notes
+        self._notes = notes
 
 
 def pod_note(pod: dict[str, Any]) -> str:

@@ -42,7 +42,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Status:
-    """A stage of a run: waiting, starting, pending, running, done, cached, skipped, failed, stopping or stopped."""
+    """A stage of a run: waiting, starting, pending, running, done, cached, skipped, failed, stopping or stopped.
+
+    It is untold where a run has ended and the server shows none of its tasks.
+    """
 
     name: str
     state: str
@@ -105,6 +108,8 @@ def statuses(stages: Iterable[Stage], run: Any) -> list[Status]:
     for task in details:
         by_name.setdefault(task.display_name or "", []).append(task)
     finished = run.state in FINISHED
+    if finished and not details:
+        return [Status(stage.name, "untold", 0, stage.parts or 1) for stage in stages]
     return [_status(stage, by_name, finished) for stage in stages]
 
 

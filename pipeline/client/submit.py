@@ -5,6 +5,7 @@ import json
 import tempfile
 import uuid
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from pipeline.config import MAX_PARAMETER_BYTES, RunConfig
 
 RECENT = 20
 """How many of an experiment's newest runs are searched for one whose creation was not answered."""
+AGAIN = "-again-"
+"""What comes after the name of a version whose content was uploaded before: KFP's newest is the last one uploaded."""
 DESCRIPTION = "Reasoning reward model: distil judgments, filter, SFT, GRPO, benchmark, register."
 
 
@@ -90,7 +93,7 @@ def submit(
         run_url(kfp, run.run_id),
         version.pipeline_id,
         version.pipeline_version_id,
-        version.display_name,
+        version.name or version.display_name,
     )
 
 
@@ -111,11 +114,48 @@ def outlook(kfp: Kfp, config: RunConfig, package: bytes, *, pipeline_name: str, 
 def ensure_version(kfp: Kfp, package: bytes, *, pipeline_name: str, description: str = "") -> Any:
     """Return the version that holds this package; it is uploaded if the server does not have it. Raises as `submit`."""
     pipeline = kfp.ensure_pipeline(pipeline_name, DESCRIPTION)
+    return _upload(kfp, pipeline.pipeline_id, content_name(package, pipeline_name), package, description)
+
+
+def holds(version: Any, package: bytes, pipeline_name: str) -> bool:
+    """Say whether a version is this package, uploaded for the first time or once more."""
+    name, content = version.name or version.display_name or "", content_name(package, pipeline_name)
+    return name == content or name.startswith(f"{content}{AGAIN}")
+
+
+def ensure_newest(kfp: Kfp, package: bytes, *, pipeline_name: str) -> tuple[Any, bool]:
+    """Return the newest version of a pipeline, which holds this package, and whether it had to be uploaded for that.
+
+    A package that was uploaded before is uploaded once more, under another name, if there are newer ones. Raises as
+    `submit`.
+    """
+    pipeline = kfp.ensure_pipeline(pipeline_name, DESCRIPTION)
+    newest = kfp.newest_version(pipeline.pipeline_id)
+    if newest is not None and holds(newest, package, pipeline_name):
+        return newest, False
     name = content_name(package, pipeline_name)
+    if kfp.find_version(pipeline.pipeline_id, name) is not None:
+        name += f"{AGAIN}{datetime.now(UTC):%Y%m%d%H%M%S}"
+    return _upload(kfp, pipeline.pipeline_id, name, package), True
+
+
+def _upload(kfp: Kfp, pipeline_id: str, name: str, package: bytes, description: str = "") -> Any:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "pipeline.yaml"  # the server goes by the ending
         file.write_bytes(package)
-        return kfp.ensure_version(pipeline.pipeline_id, name, file, description)
+        return kfp.ensure_version(pipeline_id, name, file, description)
+
+
+def check_places(config: RunConfig) -> None:
+    """Raise InvalidInput if a run would read something that only this machine has."""
+    from pipeline.compiler import local_paths
+
+    unseen = list(local_paths(config))
+    if unseen:
+        raise InvalidInput(
+            f"{', '.join(unseen)}: on this machine, where the pods of a run do not see it; put it on S3 (reasrm upload "
+            "--help) and name that place in the recipe or its settings"
+        )
 
 
 def overrides(package: bytes, config: RunConfig) -> dict[str, Any]:

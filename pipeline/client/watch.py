@@ -14,7 +14,7 @@ from rich.text import Text
 
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.redact import redact
-from pipeline.client.endpoint import Kfp, NotFound
+from pipeline.client.endpoint import Kfp, NotAllowed, NotFound
 from pipeline.client.stages import FINISHED, Stage, Status, known, stages_of, stages_seen, statuses
 from pipeline.client.submit import run_url
 from pipeline.screen import duration
@@ -40,6 +40,8 @@ SEARCHED = 200
 """How many of the newest runs are searched for one that is given by its name, or by how its id begins."""
 SHORT = 8
 """How much of a run's id a table shows; it is enough to name the run."""
+QUIET = {"waiting", "skipped", "cached", "untold"}
+"""States without a time and without parts."""
 Notes = Callable[[str], Mapping[str, str]]
 
 
@@ -78,7 +80,7 @@ class LiveScreen:
     """Paints the stages on a terminal."""
 
     def __init__(self, console: Console) -> None:
-        self.live = Live(console=console, auto_refresh=False, vertical_overflow="visible")
+        self.live = Live(console=console, auto_refresh=False, vertical_overflow="ellipsis")
 
     def update(self, view: View) -> None:
         """Paint the run."""
@@ -156,7 +158,8 @@ class Watcher:
     def follow(self, screen: Screen) -> View:
         """Show the run until it has ended, and return it.
 
-        Raises as `Kfp.call`, but a server that is out of order for a while does not end it.
+        Raises as `Kfp.call`, but a server that is out of order for a while does not end it. One that lets us look no
+        longer, as when a token has expired, raises Transient: the run goes on.
         """
         view: View | None = None
         lost: float | None = None
@@ -171,6 +174,9 @@ class Watcher:
                             f"{error}. The run is not touched by that; {look_again(self.run_id)}"
                         ) from error
                     view = replace(view, note=str(error))
+                except NotAllowed as error:
+                    kind = Transient if view else NotAllowed
+                    raise kind(f"{error}. The run is not touched by that; {look_again(self.run_id)}") from error
                 screen.update(view)
                 if view.state in FINISHED and lost is None:
                     return view
@@ -268,7 +274,7 @@ def stages_table(view: View) -> Table:
     table.add_column(justify="right", width=9)
     for stage in view.stages:
         mark, style = MARKS.get(stage.state, (" ", "dim"))
-        time_taken = _elapsed(stage.since, stage.until) if stage.state not in ("waiting", "skipped", "cached") else ""
+        time_taken = _elapsed(stage.since, stage.until) if stage.state not in QUIET else ""
         table.add_row(Text(mark, style), Text(stage.name, style), outcome(stage), Text(time_taken, "dim"))
     return table
 
@@ -289,9 +295,9 @@ def runs_table(views: list[View]) -> RenderableType:
 
 def outcome(stage: Status) -> Text:
     """Return what a stage does, in words."""
-    words = {"waiting": "", "cached": "taken from KFP's cache"}
+    words = {"waiting": "", "cached": "taken from KFP's cache", "untold": "KFP does not tell what became of it"}
     text = words.get(stage.state, stage.state)
-    if stage.total > 1 and stage.state not in ("waiting", "skipped", "cached"):
+    if stage.total > 1 and stage.state not in QUIET:
         text = f"{text}, {stage.done} of {stage.total} parts done"
     style = {"failed": "red", "pending": "yellow", "cached": "cyan"}.get(stage.state, "")
     return Text(f"{text}: {stage.message}" if stage.message else text, style)

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from pipeline.client.endpoint import Kfp
 
+UNBOUNDED = 10_000
+"""Width of a table in a file or a pipe; it takes what it needs of it."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 recipe_option = click.option("--recipe", required=True, help="A recipe's name (see `reasrm recipes`) or a .toml file.")
@@ -34,7 +38,7 @@ def server_options(command: Command) -> Command:
     for option in reversed(
         (
             click.option("--host", default="", metavar="URL", help="Where KFP is. [$REASRM_KFP_HOST]"),
-            click.option("--namespace", default="", metavar="NS", help="Your namespace. [$REASRM_KFP_NAMESPACE]"),
+            click.option("--namespace", "-n", default="", metavar="NS", help="Your namespace. [$REASRM_KFP_NAMESPACE]"),
             click.option(
                 "--token-file",
                 type=click.Path(path_type=Path, dir_okay=False),
@@ -49,6 +53,14 @@ def server_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def open_console() -> "Console":
+    """Return standard output for tables; where it is no terminal nothing is cut or folded."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=UNBOUNDED)
 
 
 def open_server(host: str, namespace: str, token_file: Path | None, ca_file: Path | None) -> "Kfp":

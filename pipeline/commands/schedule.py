@@ -1,5 +1,6 @@
 """`reasrm schedule`: the schedules of a file, on a KFP server."""
 
+import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from components.core.errors import InvalidInput
-from pipeline.commands.options import WHO, open_server, server_options
+from components.core.errors import InvalidInput, ReasrmError
+from pipeline.commands.options import WHO, open_console, open_server, server_options
 
 if TYPE_CHECKING:
     from pipeline.client.schedules.live import Server
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 FILE = Path("schedules.toml")
 CHANGES = 2
-"""Exit code of `plan --detailed-exitcode` if there is something to do, as of terraform."""
+"""Exit code of `plan --detailed-exitcode` if there is something to do, as of terraform; errors are 1 then."""
+INTERRUPTED = 130
 HELP = """Keep schedules (recurring runs) as a file.
 
     `plan` shows what differs between the file and the server, `apply` makes it so. Recurring runs that were made in
@@ -37,6 +39,7 @@ _file = click.option(
 )
 _prune = click.option("--prune", is_flag=True, help="Also delete schedules of this tool that are not in the file.")
 _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+_json = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 _name = click.argument("name")
 
 
@@ -55,11 +58,27 @@ def schedule() -> None:
 @schedule.command()
 @_file
 @_prune
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with 0 if nothing is to be done, with 2 if something is.")
+@_json
+@click.option(
+    "--detailed-exitcode",
+    is_flag=True,
+    help="Exit with 0 if nothing is to be done, with 2 if something is; errors are 1, or 75 if the server is away.",
+)
 @server_options
-def plan(file: Path, prune: bool, detailed_exitcode: bool, **server: Any) -> None:
+def plan(file: Path, prune: bool, as_json: bool, detailed_exitcode: bool, **server: Any) -> None:
     """Show what `apply` would do; nothing is changed."""
-    found, _ = _plan(file, prune, _open(**server))
+    try:
+        found, now = _plan(file, prune, _open(**server))
+    except ReasrmError as error:
+        if detailed_exitcode and error.exit_code == CHANGES:
+            raise ReasrmError(str(error)) from error
+        raise
+    if as_json:
+        from pipeline.client.schedules.show import plan_json
+
+        click.echo(json.dumps(plan_json(found), indent=2, ensure_ascii=False))
+    else:
+        _show(found, now)
     if detailed_exitcode and not found.empty:
         sys.exit(CHANGES)
 
@@ -79,24 +98,28 @@ def apply(file: Path, prune: bool, yes: bool, **server: Any) -> None:
 
     at = _open(**server)
     found, now = _plan(file, prune, at)
+    _show(found, now)
     if found.empty:
         return
     if not yes:
-        click.confirm("Do this?", abort=True)
+        _confirm("Do this?")
     apply_plan(at, found, now, click.echo)
     click.echo("applied")
 
 
 @schedule.command(name="list")
 @click.option("--all", "everybody", is_flag=True, help="Also recurring runs that were made in another way.")
+@_json
 @server_options
-def list_schedules(everybody: bool, **server: Any) -> None:
+def list_schedules(everybody: bool, as_json: bool, **server: Any) -> None:
     """List the schedules of the namespace."""
-    from pipeline.client.schedules.show import list_table
+    from pipeline.client.schedules.show import list_json, list_table
 
     found = [one for one in _open(**server).read() if everybody or one.owner]
-    if found:
-        _print(list_table(found))
+    if as_json:
+        click.echo(json.dumps(list_json(found), indent=2, ensure_ascii=False))
+    elif found:
+        open_console().print(list_table(found))
     else:
         click.echo("no schedules" + ("" if everybody else " of this tool; --all shows others"))
 
@@ -131,7 +154,7 @@ def delete(name: str, yes: bool, **server: Any) -> None:
     at = _open(**server)
     owned = _owned(name, at)
     if not yes:
-        click.confirm(f"Delete the schedule {name}?", abort=True)
+        _confirm(f"Delete the schedule {name}?")
     retire(at, name, owned, click.echo)
 
 
@@ -142,11 +165,10 @@ def _open(**options: Any) -> "Server":
 
 
 def _plan(file: Path, prune: bool, server: "Server") -> tuple["Plan", datetime]:
-    """Make the plan and show it."""
+    """Compare the file with the server."""
     from pipeline.client.schedules.desired import desired
     from pipeline.client.schedules.model import load_schedules
     from pipeline.client.schedules.plan import make_plan
-    from pipeline.client.schedules.show import plan_text
 
     schedules, now = load_schedules(file), datetime.now(UTC)
     for one in schedules.schedule:
@@ -155,9 +177,29 @@ def _plan(file: Path, prune: bool, server: "Server") -> tuple["Plan", datetime]:
     wanted = desired(schedules, file.parent)
     for each in wanted:
         server.check(each)
-    found = make_plan(wanted, server.read(), group=schedules.group, prune=prune)
-    _print(plan_text(found, now))
-    return found, now
+    outdated = server.outdated(wanted)
+    return make_plan(wanted, server.read(), group=schedules.group, prune=prune, outdated=outdated), now
+
+
+def _show(plan: "Plan", now: datetime) -> None:
+    from pipeline.client.schedules.show import plan_text
+
+    open_console().print(plan_text(plan, now), soft_wrap=True)
+
+
+def _confirm(question: str) -> None:
+    """Go on if the user says yes; ends the program otherwise. Raises InvalidInput where nobody can be asked."""
+    try:
+        agreed = click.confirm(question)
+    except click.Abort:
+        click.echo(err=True)
+        if not sys.stdin.isatty():
+            raise InvalidInput("nothing was changed; without a terminal give --yes") from None
+        click.secho("nothing was changed", fg="yellow", err=True)
+        sys.exit(INTERRUPTED)
+    if not agreed:
+        click.secho("nothing was changed", fg="yellow", err=True)
+        sys.exit(1)
 
 
 def _switch(name: str, on: bool, server: "Server") -> None:
@@ -177,9 +219,3 @@ def _owned(name: str, server: "Server") -> list["Actual"]:
         there = ", ".join(sorted({full_name(one) for one in found if one.owner})) or "none"
         raise InvalidInput(f"there is no schedule {name!r} of this tool in the namespace; there are: {there}")
     return owned
-
-
-def _print(what: Any) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, soft_wrap=True).print(what)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.commands.options import WHO, open_server, server_options
+from pipeline.commands.options import WHO, open_console, open_server, server_options
 from pipeline.commands.submit import watch_to_the_end
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def status(
 
     run_id = find_run(kfp, run)
     if stop:
-        kfp.call(kfp.runs.run_service_terminate_run, run_id)
-        click.echo(f"stopping {run_id}; what is finished stays, and a new submission uses it")
+        _stop(kfp, run_id)
         return
     if retry:
         kfp.call(kfp.runs.run_service_retry_run, run_id)
@@ -64,16 +63,35 @@ def status(
         _show(kfp, run_id, as_json)
 
 
-def _list(kfp: "Kfp", limit: int, as_json: bool) -> None:
-    from rich.console import Console
+def _stop(kfp: "Kfp", run_id: str) -> None:
+    """End a run; one that is ending or was stopped already is none the worse for it."""
+    from components.core.errors import InvalidInput
+    from pipeline.client.endpoint import NotAllowed, NotFound
 
+    try:
+        kfp.call(kfp.runs.run_service_terminate_run, run_id)
+    except (NotAllowed, NotFound):
+        raise
+    except InvalidInput:  # KFP refuses what it has begun to stop; so does it after an answer of ours was lost
+        state = kfp.call(kfp.runs.run_service_get_run, run_id).state
+        if state == "CANCELED":
+            click.echo(f"{run_id} was stopped before; what is finished stays, and a new submission uses it")
+            return
+        if state != "CANCELING":
+            raise
+    click.echo(f"stopping {run_id}; what is finished stays, and a new submission uses it")
+
+
+def _list(kfp: "Kfp", limit: int, as_json: bool) -> None:
     from pipeline.client.watch import recent, runs_table, to_json_list
 
     views = recent(kfp, limit)
+    if not views:
+        kfp.health()  # whatever answers with JSON looks like a KFP without runs
     if as_json:
         click.echo(to_json_list(views))
     elif views:
-        Console(highlight=False).print(runs_table(views))
+        open_console().print(runs_table(views))
     else:
         click.echo("no runs yet; start one with reasrm submit")
 

@@ -28,7 +28,7 @@ INTERRUPTED = 130
     epilog="\b\nExamples:\n"
     "  reasrm submit --recipe smoke-cluster --profile cpu --host http://localhost:8888 --namespace team\n"
     "  reasrm submit --recipe my-recipe.toml --profile trainjob --no-wait\n"
-    "  reasrm submit --recipe demo --set sft.epochs=2 --dry-run\n"
+    "  reasrm submit --recipe smoke-cluster --set sft.epochs=2 --profile cpu --dry-run\n"
     "\n" + WHO + "\n\b\n"
     "Exit codes: 0 succeeded (or submitted, with --no-wait), 1 failed, 2 something has to be changed,\n"
     "75 stopped or the server is out of order, 130 Ctrl-C (the run goes on).\n"
@@ -73,16 +73,22 @@ def submit(
         return
     from pipeline.client.submit import submit as submit_run
 
-    run = submit_run(
-        kfp,
-        config,
-        package,
-        pipeline_name=pipeline_name,
-        experiment=group,
-        service_account=service_account or cluster.service_account,
-        run_name=run_name or _run_name(recipe),
-        description=f"Recipe {Path(recipe).stem}, profile {Path(profile).stem}.",
-    )
+    name = run_name or _run_name(recipe)
+    try:
+        run = submit_run(
+            kfp,
+            config,
+            package,
+            pipeline_name=pipeline_name,
+            experiment=group,
+            service_account=service_account or cluster.service_account,
+            run_name=name,
+            description=f"Recipe {Path(recipe).stem}, profile {Path(profile).stem}.",
+        )
+    except KeyboardInterrupt:
+        said = f"stopped; a run named {name} may have been made: see reasrm status before you submit again"
+        click.secho(said, fg="yellow", err=True)
+        sys.exit(INTERRUPTED)
     if no_wait:
         click.echo(f"{run.run_id}  {run.url}")
         return
@@ -91,12 +97,14 @@ def submit(
 
 def watch_to_the_end(kfp: "Kfp", run_id: str) -> None:
     """Show a run until it ends; exits with 130 on Ctrl-C, which leaves the run alone. Raises as `raise_for`."""
-    from rich.console import Console
-
-    from pipeline.client.pods import PodNotes
-    from pipeline.client.watch import Watcher, look_again, open_screen, raise_for
+    from pipeline.client.watch import look_again, raise_for
 
     try:
+        from rich.console import Console
+
+        from pipeline.client.pods import PodNotes
+        from pipeline.client.watch import Watcher, open_screen
+
         view = Watcher(kfp, run_id, PodNotes(kfp.namespace)).follow(open_screen(Console(highlight=False)))
     except KeyboardInterrupt:
         click.secho(f"the run goes on; {look_again(run_id)}", fg="yellow", err=True)
@@ -107,13 +115,13 @@ def watch_to_the_end(kfp: "Kfp", run_id: str) -> None:
 
 def _package(recipe: str, settings: tuple[str, ...], profile: str, redo: bool) -> "tuple[RunConfig, Profile, bytes]":
     """Return the recipe's settings, the cluster's, and the compiled pipeline."""
-    from pipeline.compiler import compile_pipeline, local_paths
+    from pipeline.client.submit import check_places
+    from pipeline.compiler import compile_pipeline
     from pipeline.config import load_recipe
     from pipeline.profile import load_profile
 
     config, cluster = load_recipe(recipe, settings), load_profile(profile)
-    for setting in local_paths(config):
-        click.secho(f"a pod does not see {setting}; put it on S3: reasrm upload --help", fg="yellow", err=True)
+    check_places(config)
     return config, cluster, compile_pipeline(config, cluster, redo=redo)
 
 

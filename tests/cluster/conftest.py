@@ -223,7 +223,7 @@ def _fitted(definition: Json) -> Json:
 
 @pytest.fixture(scope="session")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], list[Json]]:
-    """A function that builds a folder of manifests/ into a namespace; a component is built upon the base."""
+    """A function that builds a folder of manifests/ into a namespace; a component is built upon the prod overlay."""
     if shutil.which("kustomize"):
         command = ["kustomize", "build"]
     elif shutil.which("kubectl"):
@@ -238,8 +238,11 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], list
             return os.path.relpath(ROOT / "manifests" / name, around)
 
         part = folder.startswith("components/")
-        built: Json = {"namespace": namespace, "resources": [inside("base" if part else folder)]}
-        built |= {"components": [inside(folder)]} if part else {}
+        upon = "overlays/prod" if part else folder
+        prod = yaml.safe_load((ROOT / "manifests/overlays/prod/kustomization.yaml").read_text(encoding="utf-8"))
+        built: Json = {"namespace": namespace, "resources": [inside(upon)]}
+        if part and f"../../{folder}" not in prod["components"]:
+            built["components"] = [inside(folder)]
         text = yaml.safe_dump(built)
         (around / "kustomization.yaml").write_text(text, encoding="utf-8")
         done = subprocess.run([*command, str(around)], check=False, capture_output=True, text=True, timeout=60)

@@ -166,9 +166,10 @@ def test_a_job_that_ends_well_leaves_nothing(server, namespace, pods, trainer, o
     owner("well")
     launched = Launched(pods, work)
     job = made("well")
-    files = server.cluster.get(CONFIG_MAPS, job["metadata"]["name"], namespace=namespace)
+    name = job["metadata"]["name"]
+    files = until(lambda: server.cluster.get(CONFIG_MAPS, name, namespace=namespace), "the job's files are there")
     assert files["data"] == {"config.json": "{}"}
-    assert [one["name"] for one in references(files)] == ["well"]
+    assert [(one["kind"], one["name"]) for one in references(files)] == [("TrainJob", name)]
     assert job["spec"]["trainer"]["numNodes"] == 2
     trainer.start(job)
     trainer.end(job)
@@ -252,16 +253,18 @@ def test_a_missing_runtime_is_named(pods, owner, work):
 
 def test_two_who_create_at_once_share_one(pods, server, namespace, work):
     """What the launcher relies on: a second object of a name is a Conflict that says so."""
-    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}}
-    pods.create(CONFIG_MAPS, body)
+    spec = {"runtimeRef": {"name": "reasrm-torch", "kind": "TrainingRuntime"}, "suspend": True}
+    body = {"apiVersion": TRAIN_JOBS.api_version, "kind": TRAIN_JOBS.name, "metadata": {"name": "one"}, "spec": spec}
+    pods.create(TRAIN_JOBS, body)
     with pytest.raises(Conflict) as refused:
-        pods.create(CONFIG_MAPS, body)
+        pods.create(TRAIN_JOBS, body)
     assert refused.value.exists
-    version = pods.get(CONFIG_MAPS, "one")["metadata"]["resourceVersion"]
-    pods.patch(CONFIG_MAPS, "one", {"data": {"a": "1"}})
+    version = pods.get(TRAIN_JOBS, "one")["metadata"]["resourceVersion"]
+    pods.patch(TRAIN_JOBS, "one", {"metadata": {"annotations": {"a": "1"}}})
     with pytest.raises(Conflict) as stale:
-        pods.patch(CONFIG_MAPS, "one", {"metadata": {"resourceVersion": version}, "data": {"a": "2"}})
+        pods.patch(TRAIN_JOBS, "one", {"metadata": {"resourceVersion": version, "annotations": {"a": "2"}}})
     assert not stale.value.exists
     with pytest.raises(Conflict):
-        pods.delete(CONFIG_MAPS, "one", uid="another")
-    assert pods.get(CONFIG_MAPS, "one")["data"] == {"a": "1"}
+        pods.delete(TRAIN_JOBS, "one", uid="another")
+    assert pods.get(TRAIN_JOBS, "one")["metadata"]["annotations"] == {"a": "1"}
+    assert pods.delete(TRAIN_JOBS, "one")

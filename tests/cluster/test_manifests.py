@@ -10,7 +10,7 @@ from components.adapters.kubernetes import EVENTS
 ROOT = Path(__file__).parents[2] / "manifests"
 STARTS_PODS = {"CronJob", "DaemonSet", "Deployment", "Job", "Pod", "ReplicaSet", "StatefulSet"}
 STARTS_PODS |= {"InferenceService", "JobSet", "LeaderWorkerSet", "TrainJob"}
-WHOLE = ["overlays/dev", "overlays/prod"]
+WHOLE = ["overlays/dev", "overlays/dev-single-user", "overlays/prod"]
 
 
 def folders():
@@ -64,7 +64,7 @@ def test_an_overlay_applied_twice_changes_nothing(server, kinds, build, new_name
         for item in build(overlay, namespace)
         if server.path(item, namespace) and not (server.has_nodes and item["kind"] in STARTS_PODS)
     ]
-    assert any(item["kind"] == "TrainingRuntime" for item in items)
+    assert any(item["kind"] == "Deployment" for item in items)
     assert send(server, items, namespace, dry_run=False) == ({}, set())
     before = [state(server, item, namespace) for item in items]
     assert send(server, items, namespace, dry_run=False) == ({}, set())

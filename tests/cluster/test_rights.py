@@ -4,13 +4,14 @@ import pytest
 
 from components.adapters.kubernetes import CONFIG_MAPS, JOBS, PODS, SECRETS, TRAIN_JOBS, Forbidden
 
-TRAINER, ARGO, JOBSET = "trainer.kubeflow.org", "argoproj.io", "jobset.x-k8s.io"
+TRAINER, ARGO = "trainer.kubeflow.org", "argoproj.io"
 ALLOWED = [
     *((verb, TRAINER, "trainjobs") for verb in ("create", "get", "list", "watch", "patch", "delete")),
     *((verb, "", "pods") for verb in ("get", "list", "watch")),
     *((verb, ARGO, "workflowtaskresults") for verb in ("create", "patch")),
+    ("get", ARGO, "workflows"),
     ("get", TRAINER, "trainingruntimes"),
-    ("get", JOBSET, "jobsets"),
+    ("list", "", "resourcequotas"),
     ("list", "", "events"),
     ("get", "", "configmaps"),
     ("get", "", "pods/log"),
@@ -20,7 +21,7 @@ REFUSED = [
     *((verb, "", "secrets") for verb in ("get", "list", "watch", "create", "delete")),
     *((verb, "", "pods") for verb in ("create", "delete", "patch")),
     *((verb, "rbac.authorization.k8s.io", "rolebindings") for verb in ("create", "bind", "escalate")),
-    ("get", "", "secrets:mlflow-db"),
+    *(("get", "", f"secrets:reasrm-{name}") for name in ("db", "s3-server", "mlflow", "teacher", "hub")),
     ("get", "", "secrets:reasrm-mlflow-server"),
     ("create", "", "pods/exec"),
     ("create", "", "serviceaccounts/token"),
@@ -31,6 +32,10 @@ REFUSED = [
     ("create", ARGO, "workflows"),
     ("update", "", "resourcequotas"),
     ("list", "", "nodes"),
+    ("list", "", "limitranges"),
+    ("list", "", "configmaps"),
+    ("list", ARGO, "workflows"),
+    ("get", "jobset.x-k8s.io", "jobsets"),
     ("*", "*", "*"),
 ]
 
@@ -83,7 +88,6 @@ def test_a_refusal_names_the_permission(pods, server, namespace):
         pods.list(SECRETS)
     with pytest.raises(Forbidden, match=r"create.*jobs\.batch"):
         pods.create(JOBS, {"metadata": {"name": "any"}, "spec": {}})
-    assert pods.get(SECRETS, "reasrm-hub") is None
     assert pods.secret_keys("reasrm-s3") is None
     server.cluster.create(SECRETS, {"metadata": {"name": "other"}, "stringData": {"KEY": "value"}}, namespace=namespace)
     with pytest.raises(Forbidden, match=r"get.*secrets"):

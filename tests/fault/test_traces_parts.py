@@ -94,7 +94,7 @@ class History:
         config = {name: value for name, value in self.config.items() if name not in ("teacher", "grammar")}
         arguments = {
             "part": part, "config": json.dumps(config), "teacher": json.dumps(self.config["teacher"]),
-            "grammar": self.config["grammar"], "artifact_root": self.root, "experiment": self.name,
+            "grammar": self.config["grammar"], "content": "", "artifact_root": self.root, "experiment": self.name,
         }  # fmt: skip
         ours = {"REASRM_WORKDIR": str(work), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, __file__, str(work / "pairs.json"), json.dumps(arguments)]
@@ -341,7 +341,7 @@ def test_where_parts_are_of_no_use(make: Any, teacher_server: Any) -> None:
         run_part("traces", batch, {}, "1/2", **nowhere)
     with pytest.raises(InvalidInput, match="filter cannot be done in parts"):
         run_part("filter", {}, {}, "1/2", **nowhere)
-    with pytest.raises(InvalidInput, match="changed since this run began"):
+    with pytest.raises(InvalidInput, match="is not what it was when this run began"):
         make("other")._do(run_part, "1/2", content="of another day")
     assert not teacher_server.calls
 

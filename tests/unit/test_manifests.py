@@ -21,12 +21,17 @@ from pipeline.profile import load_profile
 ROOT = Path(__file__).parents[2]
 MANIFESTS = ROOT / "manifests"
 KUSTOMIZE = os.environ.get("KUSTOMIZE") or shutil.which("kustomize")
+BUILD = [KUSTOMIZE, "build"] if KUSTOMIZE else ["kubectl", "kustomize"] if shutil.which("kubectl") else []
 CUSTOMIZED = sorted(path.parent for path in MANIFESTS.rglob("kustomization.yaml"))
 COMPONENTS = [path.name for path in CUSTOMIZED if path.parent.name == "components"]
 # What kustomize 4.5 knows and 5 does not warn of.
 FIELDS = {
     "apiVersion", "kind", "namespace", "resources", "components", "patches", "configMapGenerator", "secretGenerator",
     "generatorOptions", "images",
+}  # fmt: skip
+BUILT_IN = {
+    "ConfigMap", "CronJob", "Deployment", "LimitRange", "Namespace", "NetworkPolicy", "PodDisruptionBudget",
+    "ResourceQuota", "Role", "RoleBinding", "Secret", "Service", "ServiceAccount", "StatefulSet",
 }  # fmt: skip
 NOT_REFERENCED = {"README.md", "components/mlflow-plugin/api-server.example.json", "examples/secrets.yaml"}
 SERVERS = {"Deployment", "StatefulSet", "ServingRuntime"}
@@ -60,6 +65,7 @@ def raw_objects():
         (folder / patch["path"]).resolve()
         for folder in CUSTOMIZED
         for patch in customization(folder).get("patches", [])
+        if "path" in patch
     }
     for path in [*sorted(files - patches), MANIFESTS / "examples" / "secrets.yaml"]:
         for document in documents(path):
@@ -73,13 +79,15 @@ def pods(item):
     """The pod specs in an object, each with its labels."""
     kind, spec = item["kind"], item.get("spec", {})
     templates = []
-    if kind in {"Deployment", "StatefulSet", "Job"}:
+    if kind in {"Deployment", "StatefulSet"}:
         templates = [spec["template"]]
+    elif kind == "CronJob":
+        templates = [spec["jobTemplate"]["spec"]["template"]]
     elif kind == "LeaderWorkerSet":
         templates = [spec["leaderWorkerTemplate"][name] for name in ("leaderTemplate", "workerTemplate")]
     elif kind == "TrainingRuntime":
         templates = [job["template"]["spec"]["template"] for job in spec["template"]["spec"]["replicatedJobs"]]
-    return [(template["metadata"]["labels"], template["spec"]) for template in templates]
+    return [(template["metadata"], template["spec"]) for template in templates]
 
 
 def containers(item):
@@ -96,8 +104,9 @@ def problems(item, namespace=""):
         if not holds:
             found.append(text)
 
-    for labels, spec in pods(item):
-        rule(labels.get("app.kubernetes.io/part-of") == "reasrm", "pods are not labelled part-of reasrm")
+    for metadata, spec in pods(item):
+        rule(metadata["labels"].get("app.kubernetes.io/part-of") == "reasrm", "pods are not labelled part-of reasrm")
+        rule(metadata.get("annotations") == {"sidecar.istio.io/inject": "false"}, "a proxy may stand before a pod")
         security = spec.get("securityContext", {})
         rule(security.get("runAsNonRoot") is True and security.get("runAsUser", 0) > 0, "may run as root")
         rule(security.get("seccompProfile") == {"type": "RuntimeDefault"}, "no seccomp profile")
@@ -149,22 +158,24 @@ def problems(item, namespace=""):
 
 
 def build(folder):
-    if not KUSTOMIZE:
-        pytest.skip("kustomize is neither on PATH nor named by $KUSTOMIZE")
-    done = subprocess.run([KUSTOMIZE, "build", str(folder)], check=False, capture_output=True, text=True, timeout=60)
+    if not BUILD:
+        pytest.skip("neither kustomize nor kubectl is on PATH, and $KUSTOMIZE names none")
+    done = subprocess.run([*BUILD, str(folder)], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "deprecat" not in done.stderr.lower(), done.stderr
     return read(done.stdout)
 
 
-def build_with(folder, *components):
-    """The prod overlay with components added, as a user would."""
+def build_with(folder, *components, **more):
+    """The prod overlay with components and other fields added, as a user would."""
     there = os.path.relpath(MANIFESTS.resolve(), folder.resolve())
     wanted = {
         "resources": [f"{there}/overlays/prod"],
         "components": [f"{there}/components/{name}" for name in components],
     }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"namespace": "reasrm", **wanted}), encoding="utf-8")
+    (folder / "kustomization.yaml").write_text(
+        yaml.safe_dump({"namespace": "reasrm", **wanted, **more}), encoding="utf-8"
+    )
     return build(folder)
 
 
@@ -193,17 +204,52 @@ def test_no_file_is_forgotten():
     assert {str(path.relative_to(MANIFESTS.resolve())) for path in every - named} == NOT_REFERENCED
 
 
-@pytest.mark.parametrize("overlay", ["dev", "prod"])
-def test_overlays_build_into_valid_objects_of_one_namespace(overlay, schema_errors):
+@pytest.mark.parametrize(
+    ("overlay", "namespace"), [("dev", "reasrm-dev"), ("prod", "reasrm"), ("dev-single-user", "kubeflow")]
+)
+def test_overlays_build_into_valid_objects_of_one_namespace(overlay, namespace, schema_errors):
     built = build(MANIFESTS / "overlays" / overlay)
-    check_built(built, schema_errors, "reasrm" if overlay == "prod" else "reasrm-dev")
+    check_built(built, schema_errors, namespace)
     kinds = [item["kind"] for item in built]
-    assert ("Secret" in kinds) == (overlay == "dev")
-    assert kinds.count("TrainingRuntime") == kinds.count("Job") == kinds.count("Deployment") == 1
+    assert ("Secret" in kinds) == (overlay != "prod")
+    assert kinds.count("CronJob") == kinds.count("Deployment") == 1
+    assert not {"Job", "LocalQueue"} & set(kinds)  # a Job cannot be applied twice; Kueue may not be there
+    assert [item["apiVersion"] for item in built if item["kind"] not in BUILT_IN] == (
+        ["trainer.kubeflow.org/v1alpha1"] if overlay == "prod" else []
+    )
     if overlay == "prod":
         pod = next(pods(item)[0][1] for item in built if item["kind"] == "TrainingRuntime")
         assert pod["nodeSelector"]
         assert pod["tolerations"]
+
+
+def test_a_namespace_of_several_users_is_one_that_kubeflow_knows():
+    for overlay in ("dev", "prod"):
+        (namespace,) = documents(MANIFESTS / "overlays" / overlay / "namespace.yaml")
+        labels = namespace["metadata"]["labels"]
+        assert labels["pipelines.kubeflow.org/enabled"] == "true"
+        assert labels["app.kubernetes.io/part-of"] == "kubeflow-profile"
+
+
+def test_with_pipelines_for_one_user_its_namespace_stays_as_it_is():
+    built = build(MANIFESTS / "overlays" / "dev-single-user")
+    kinds = {item["kind"] for item in built}
+    assert not kinds & {"Namespace", "ResourceQuota", "LimitRange"}
+    names = {item["metadata"]["name"] for item in built}
+    assert all(name.startswith("reasrm") for name in names)  # Pipelines' own seaweedfs, mlpipeline..., kfp-launcher
+    (role,) = [item for item in built if (item["kind"], item["metadata"]["name"]) == ("Role", "reasrm")]
+    secrets = {name for rule in role["rules"] if "secrets" in rule["resources"] for name in rule["resourceNames"]}
+    assert secrets == {"reasrm-s3", "mlpipeline-minio-artifact"}
+
+
+def test_one_list_names_every_image_of_ours(tmp_path):
+    images = [{"name": f"reasrm/{name}", "newName": f"registry.example/{name}"} for name in ("stage", "train")]
+    every = [one["image"] for item in build_with(tmp_path, images=images) for one in containers(item)]
+    assert {"registry.example/stage:0.1.0", "registry.example/train:0.1.0"} <= set(every)
+    assert not [image for image in every if image.startswith("reasrm/")]
+    for overlay, known in (("dev", ["reasrm/stage"]), ("prod", ["reasrm/stage", "reasrm/train"])):
+        listed = customization(MANIFESTS / "overlays" / overlay)["images"]
+        assert [one["name"] for one in listed] == known
 
 
 def check_built(built, schema_errors, namespace):
@@ -226,7 +272,10 @@ def check_links(built):
     for item in built:
         if item["kind"] == "Secret":
             keys.setdefault(item["metadata"]["name"], set()).update(item["data"])
-    labels = [labels for item in built for labels, _ in pods(item)]
+    labels = [metadata["labels"] for item in built for metadata, _ in pods(item)]
+    labels += [item["spec"]["predictor"]["labels"] for item in built if item["kind"] == "InferenceService"]
+    # LeaderWorkerSet makes a headless service of its own name, unless there is one: then its machines are not found.
+    assert not [name for kind, name in known if kind == "LeaderWorkerSet" and ("Service", name) in known]
     for item in built:
         for _, spec in pods(item):
             assert ("ServiceAccount", spec.get("serviceAccountName", "reasrm")) in known
@@ -248,8 +297,8 @@ def check_links(built):
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_components_build_on_top_of_prod(component, tmp_path, schema_errors):
     before = {(item["kind"], item["metadata"]["name"]) for item in build_with(tmp_path)}
-    if component == "kueue":
-        assert ("LocalQueue", "reasrm") in before  # prod has it already
+    if component == "training":
+        assert ("TrainingRuntime", "reasrm-torch") in before  # prod has it already
         return
     built = build_with(tmp_path, component)
     check_built(built, schema_errors, "reasrm")
@@ -285,24 +334,29 @@ def test_the_example_secrets_have_the_keys_that_tasks_ask_for():
     ("group", "resource", "verbs"),
     [
         ("trainer.kubeflow.org", "trainjobs", "create get list watch patch delete"),
-        ("trainer.kubeflow.org", "trainingruntimes", "get list"),
+        ("trainer.kubeflow.org", "trainingruntimes", "get"),
         ("argoproj.io", "workflowtaskresults", "create patch"),
-        ("", "configmaps", "create get patch delete"),
+        ("argoproj.io", "workflows", "get"),
+        ("", "configmaps", "create get delete"),
         ("", "pods", "get list watch"),
-        ("", "pods/log", "get list watch"),
-        ("", "events", "get list watch"),
-        ("", "resourcequotas", "get list"),
+        ("", "pods/log", "get"),
+        ("", "events", "list"),
+        ("", "resourcequotas", "list"),
         ("", "secrets", "get"),
+        ("", "limitranges", ""),
+        ("jobset.x-k8s.io", "jobsets", ""),
     ],
 )
-def test_the_account_of_runs_may_do_what_runs_do(group, resource, verbs):
-    role = RAW["base/role.yaml:Role/reasrm"]
-    granted = [rule["verbs"] for rule in role["rules"] if group in rule["apiGroups"] and resource in rule["resources"]]
-    assert set(verbs.split()) <= {verb for each in granted for verb in each}
+def test_the_account_of_runs_may_do_what_runs_do_and_no_more(group, resource, verbs):
+    rules = (
+        RAW["base/role.yaml:Role/reasrm"]["rules"] + RAW["components/training/role.yaml:Role/reasrm-training"]["rules"]
+    )
+    granted = [rule["verbs"] for rule in rules if group in rule["apiGroups"] and resource in rule["resources"]]
+    assert set(verbs.split()) == {verb for each in granted for verb in each}
 
 
 def test_the_training_runtime_is_the_one_that_the_launcher_patches():
-    runtime = RAW["base/training-runtime.yaml:TrainingRuntime/reasrm-torch"]
+    runtime = RAW["components/training/training-runtime.yaml:TrainingRuntime/reasrm-torch"]
     assert runtime["spec"]["mlPolicy"]["torch"] == {}
     jobset = runtime["spec"]["template"]["spec"]
     assert jobset["failurePolicy"]["maxRestarts"] == 0
@@ -352,6 +406,25 @@ def test_network_policies_let_nothing_in_that_no_rule_names():
         assert spec["podSelector"].get("matchLabels"), name
         assert all(rule.get("from") for rule in spec.get("ingress", [])), name
         assert all(rule.get("to") for rule in spec.get("egress", [])), name
+
+
+def test_the_ranks_of_a_training_job_reach_each_other():
+    (runtime,) = [item for item in RAW.values() if item["kind"] == "TrainingRuntime"]
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    labels = job["template"]["spec"]["template"]["metadata"]["labels"]
+    policies = {item["metadata"]["name"]: item["spec"] for item in RAW.values() if item["kind"] == "NetworkPolicy"}
+    policy = policies["reasrm-training"]
+    (peer,) = policy["ingress"][0]["from"]
+    for selector in (policy["podSelector"], peer["podSelector"]):
+        assert selector["matchLabels"].items() <= labels.items()
+
+
+def test_what_has_no_labels_of_ours_reaches_what_pipelines_uses():
+    policies = {item["metadata"]["name"]: item["spec"] for item in RAW.values() if item["kind"] == "NetworkPolicy"}
+    for name in ("reasrm-mlflow-plugin", "reasrm-s3"):  # drivers of Pipelines are in the same namespace
+        assert {"podSelector": {}} in policies[name]["ingress"][0]["from"]
+    ports = {port["port"] for rule in policies["reasrm-egress"]["egress"] for port in rule.get("ports", [])}
+    assert {443, 6443, 8443, 16443} <= ports
 
 
 def test_the_servers_are_of_the_versions_that_the_tests_run():

@@ -108,9 +108,12 @@ class _Convergence:
         self.server, self.wanted, self.now, self.say = server, wanted, now, say
         self.planned = {one.id for one in (*change.remove, *((change.keep,) if change.keep else ()))}
         self.made: set[str] = set()
+        self.pipeline = wanted.fields["pipeline"]
 
     def run(self) -> None:
         """Repeat look and step until nothing is left to do."""
+        if self.wanted.latest and self.server.upload(self.wanted):
+            self.say(f"{self.wanted.name}: uploaded what it runs, as the newest version of {self.pipeline}")
         lost: Transient | None = None
         for number in range(ROUNDS):
             _rest(number if lost is None else number + ALONE)

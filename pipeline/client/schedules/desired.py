@@ -30,7 +30,12 @@ class Desired:
     parameters: Mapping[str, Any]
     schedule: Schedule
     package: bytes = field(repr=False)
-    """The compiled pipeline: the version that is pinned, or the first one of a pipeline that has none."""
+    """The compiled pipeline: the version that is pinned, or that has to be the newest."""
+
+    @property
+    def latest(self) -> bool:
+        """Whether runs take the newest version of the pipeline."""
+        return self.schedule.version == "latest"
 
     @property
     def hash(self) -> str:
@@ -67,20 +72,16 @@ def desired(schedules: ScheduleFile, folder: Path) -> tuple[Desired, ...]:
 
 
 def _desired(schedule: Schedule, group: str, folder: Path) -> Desired:
-    from pipeline.compiler import arguments_for, compile_pipeline, local_paths
+    from pipeline.client.submit import check_places
+    from pipeline.compiler import arguments_for, compile_pipeline
     from pipeline.config import load_recipe
     from pipeline.profile import load_profile
 
     try:
         config = load_recipe(_beside(folder, schedule.recipe), schedule.settings)
         profile = load_profile(_beside(folder, schedule.profile))
-        unseen = list(local_paths(config))
-        if unseen:
-            raise InvalidInput(
-                f"{unseen[0]} is a place on this machine, which the pods of a run do not see; put it on S3 and name it "
-                "in settings"
-            )
-        package = compile_pipeline(config, profile)
+        check_places(config)
+        package = compile_pipeline(config, profile, redo=not schedule.cache)
     except InvalidInput as error:
         raise InvalidInput(f"schedule {schedule.name}: {error}") from error
     parameters = arguments_for(config, profile) | {"data_until": schedule.data_until}

@@ -9,6 +9,7 @@ from components.core.errors import InvalidInput
 from pipeline.client.endpoint import Kfp, NotFound
 from pipeline.client.schedules.desired import Desired, read_description, start_to_send
 from pipeline.client.schedules.plan import Actual
+from pipeline.client.submit import holds
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 LATEST_SINCE = (2, 17)
@@ -32,6 +33,22 @@ class Server:
         pipelines = self._names(kfp.pipelines.pipeline_service_list_pipelines, "pipelines", ours, scope)
         running = self._running({row.recurring_run_id for row in ours}, scope)
         return tuple(_actual(row, experiments, pipelines, running.get(row.recurring_run_id, ())) for row in rows)
+
+    def outdated(self, wanted: Sequence[Desired]) -> dict[str, str]:
+        """Return the schedules that follow the newest version and do not find their own there: name -> that version."""
+        found = {}
+        for one in wanted:
+            pipeline = self.kfp.find_pipeline(one.fields["pipeline"]) if one.latest else None
+            newest = self.kfp.newest_version(pipeline.pipeline_id) if pipeline else None
+            if newest is not None and not holds(newest, one.package, one.fields["pipeline"]):
+                found[one.name] = str(newest.display_name or newest.name)
+        return found
+
+    def upload(self, wanted: Desired) -> bool:
+        """Make what a schedule compiles to the newest version of its pipeline; say whether it was not."""
+        from pipeline.client.submit import ensure_newest
+
+        return ensure_newest(self.kfp, wanted.package, pipeline_name=wanted.fields["pipeline"])[1]
 
     def create(self, wanted: Desired, now: datetime) -> str:
         """Create the recurring run, disabled, and upload its pipeline if need be; return its id."""
@@ -71,7 +88,7 @@ class Server:
 
     def check(self, wanted: Desired) -> None:
         """Raise InvalidInput if the server is known to be too old for what a schedule asks for."""
-        if wanted.schedule.version == "latest" and not self._is(LATEST_SINCE):
+        if wanted.latest and not self._is(LATEST_SINCE):
             raise InvalidInput(
                 f'schedule {wanted.name}: this KFP server is {".".join(map(str, self._told()))}; version = "latest" '
                 'needs 2.17 or later: write version = "pinned" and apply again after each change'
@@ -95,23 +112,13 @@ class Server:
 
     def _pipeline(self, wanted: Desired) -> tuple[str, str | None]:
         """Return the ids of the pipeline and of the version: None for the latest."""
-        from pipeline.client.submit import ensure_version
+        from pipeline.client.submit import ensure_newest, ensure_version
 
-        kfp, name = self.kfp, wanted.fields["pipeline"]
-        if wanted.schedule.version == "latest":
-            pipeline = kfp.find_pipeline(name)
-            if pipeline is not None:
-                versions = kfp.rows(
-                    kfp.pipelines.pipeline_service_list_pipeline_versions,
-                    "pipeline_versions",
-                    pipeline_id=pipeline.pipeline_id,
-                    limit=1,
-                )
-                if versions:
-                    return pipeline.pipeline_id, None
-        version = ensure_version(kfp, wanted.package, pipeline_name=name)
-        pinned = wanted.schedule.version == "pinned"
-        return version.pipeline_id, version.pipeline_version_id if pinned else None
+        name = wanted.fields["pipeline"]
+        if wanted.latest:
+            return ensure_newest(self.kfp, wanted.package, pipeline_name=name)[0].pipeline_id, None
+        version = ensure_version(self.kfp, wanted.package, pipeline_name=name)
+        return version.pipeline_id, version.pipeline_version_id
 
     def _plugins(self, wanted: Desired) -> dict[str, Any] | None:
         experiment = wanted.fields["mlflow_experiment"]

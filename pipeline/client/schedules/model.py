@@ -18,6 +18,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _INTERVAL = re.compile(rf"([1-9]\d{{0,6}})([{''.join(_UNITS)}])")
 _DAY = re.compile(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])")
 
+PIPELINE = "reasrm"
+"""The pipeline that every submission uploads to."""
 Version = Literal["pinned", "latest"]
 
 
@@ -47,9 +49,12 @@ class Schedule(BaseModel):
     paused: bool = False
     """Keep it, but start no runs."""
     version: Version = "pinned"
-    """pinned: the pipeline as it compiles now; latest: at each run the newest version that was uploaded by then."""
-    pipeline: str = Field("reasrm", min_length=1)
+    """pinned: the pipeline as it compiles now; latest: at each run the newest version that was uploaded by then, to a
+    `pipeline` that only this schedule has. Applying the file makes what it compiles to the newest."""
+    pipeline: str = Field(PIPELINE, min_length=1)
     """Name of the pipeline in Kubeflow that versions are uploaded to and taken from."""
+    cache: bool = True
+    """Whether KFP may take the results of earlier runs; false after artifacts on S3 were deleted."""
     data_until: str = "schedule"
     """Last day of dated preference data: schedule (the day of the run's slot), a day as 2026-11-30, or empty: all."""
     no_catchup: bool = True
@@ -87,6 +92,15 @@ class Schedule(BaseModel):
             self.interval_seconds()
         if self.start and self.end and self.end <= self.start:
             raise ValueError(f"end {self.end.isoformat()} is not after start {self.start.isoformat()}")
+        return self
+
+    @model_validator(mode="after")
+    def _latest_has_a_pipeline(self) -> Self:
+        if self.version == "latest" and self.pipeline == PIPELINE:
+            raise ValueError(
+                f'version = "latest" runs whatever was uploaded last, and to {PIPELINE!r} everybody uploads; give it a '
+                f'pipeline of its own: pipeline = "{PIPELINE}-{self.name}"'
+            )
         return self
 
     def when(self) -> Cron | None:
@@ -127,6 +141,17 @@ class ScheduleFile(BaseModel):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"the name {', '.join(twice)} is given twice")
+        return self
+
+    @model_validator(mode="after")
+    def _latest_is_nobody_elses(self) -> Self:
+        pipelines = [schedule.pipeline for schedule in self.schedule]
+        for one in self.schedule:
+            if one.version == "latest" and pipelines.count(one.pipeline) > 1:
+                raise ValueError(
+                    f'schedule {one.name}: version = "latest" runs whatever was uploaded last to {one.pipeline!r}, and '
+                    "another schedule uploads there too; give each a pipeline of its own"
+                )
         return self
 
 

@@ -3,14 +3,15 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
 from pipeline.client.schedules.desired import HASH_LENGTH, Desired
 
-Action = Literal["create", "replace", "pause", "resume", "delete", "tidy", "unchanged", "left"]
-"""tidy: only what an earlier, broken off apply left behind is removed; left: not in the file, and not pruned."""
+Action = Literal["create", "replace", "upload", "pause", "resume", "delete", "tidy", "unchanged", "left"]
+"""upload: only the newest version of its pipeline is not what the file compiles to; tidy: only what an
+earlier, broken off apply left behind is removed; left: not in the file, and not pruned."""
 
 _MARK = re.compile(
     rf"^reasrm:(?:(?P<group>[a-z0-9-]+)/)?(?P<name>[a-z0-9-]+):(?P<hash>[0-9a-f]{{{HASH_LENGTH}}})\s*\Z", re.MULTILINE
@@ -69,6 +70,8 @@ class Change:
     remove: tuple[Actual, ...] = ()
     """Those that are disabled and then deleted, as soon as none of their runs is under way."""
     fields: tuple[FieldChange, ...] = ()
+    outdated: str = ""
+    """Of a schedule that follows the newest version: that version, if it is not what the file compiles to."""
 
     @property
     def changes(self) -> bool:
@@ -92,13 +95,23 @@ class Plan:
         return not any(change.changes for change in self.changes)
 
 
-def make_plan(wanted: Sequence[Desired], found: Iterable[Actual], *, group: str = "", prune: bool = False) -> Plan:
-    """Compare a file's schedules with a server's; recurring runs of others and of other groups are passed over."""
+def make_plan(
+    wanted: Sequence[Desired],
+    found: Iterable[Actual],
+    *,
+    group: str = "",
+    prune: bool = False,
+    outdated: Mapping[str, str] | None = None,
+) -> Plan:
+    """Compare a file's schedules with a server's; recurring runs of others and of other groups are passed over.
+
+    `outdated` has the newest versions that are not what the schedules compile to, by the schedules' names.
+    """
     owned: dict[str, list[Actual]] = {}
     for actual in found:
         if actual.owner is not None and actual.owner[0] == group:
             owned.setdefault(actual.name, []).append(actual)
-    changes = [plan_one(one, owned.get(one.name, [])) for one in wanted]
+    changes = [_outdated(plan_one(one, owned.get(one.name, [])), (outdated or {}).get(one.name, "")) for one in wanted]
     for name in sorted(owned.keys() - {one.name for one in wanted}):
         changes.append(Change("delete" if prune else "left", name, remove=tuple(owned[name])))
     return Plan(tuple(changes))
@@ -118,6 +131,13 @@ def plan_one(wanted: Desired, owned: Sequence[Actual]) -> Change:
     if keep.enabled != wanted.enabled:
         return Change("resume" if wanted.enabled else "pause", wanted.name, wanted, keep, rest)
     return Change("tidy" if rest else "unchanged", wanted.name, wanted, keep, rest)
+
+
+def _outdated(change: Change, version: str) -> Change:
+    if not version:
+        return change
+    action: Action = "upload" if change.action in ("unchanged", "tidy") else change.action
+    return replace(change, action=action, outdated=version)
 
 
 def newest(owned: Sequence[Actual]) -> Actual:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,6 +16,7 @@ from pipeline.client.schedules.plan import Action, Actual, Change, Plan, short
 MARKS: Mapping[Action, tuple[str, str]] = {
     "create": ("+", "green"),
     "replace": ("~", "yellow"),
+    "upload": ("↑", "yellow"),
     "pause": ("‖", "yellow"),
     "resume": ("▸", "green"),
     "delete": ("-", "red"),
@@ -25,6 +27,7 @@ MARKS: Mapping[Action, tuple[str, str]] = {
 EXPLAINED: Mapping[Action, str] = {
     "create": "to create",
     "replace": "to replace",
+    "upload": "to upload",
     "pause": "to pause",
     "resume": "to resume",
     "delete": "to delete",
@@ -43,6 +46,9 @@ def plan_text(plan: Plan, now: datetime) -> Group:
             Text.assemble((f"{mark} {change.action:<9} ", style), (change.name, "bold"), f"  {_about(change, now)}")
         )
         lines += [_field(one.name, one.old, one.new) for one in change.fields]
+        if change.outdated:
+            newest = f"its runs take {change.outdated}, the newest version, which is not what this file compiles to"
+            lines.append(Text(f"      {newest}"))
         if change.action == "replace" and not change.fields:
             lines.append(Text("      settings that the server does not show", "dim"))
         lines += [Text(f"      {line}", "dim") for line in _old(change)]
@@ -52,8 +58,50 @@ def plan_text(plan: Plan, now: datetime) -> Group:
     return Group(*lines)
 
 
+def plan_json(plan: Plan) -> list[dict[str, Any]]:
+    """Return a plan for other programs."""
+    return [
+        {
+            "schedule": change.name,
+            "action": change.action,
+            "changes": change.changes,
+            "fields": [
+                {"name": one.name, "old": _redacted(one.old), "new": _redacted(one.new)} for one in change.fields
+            ],
+            "newest_version": change.outdated or None,
+            "keeps": change.keep.id if change.keep else None,
+            "removes": [one.id for one in change.remove] if change.action != "left" else [],
+        }
+        for change in plan.changes
+    ]
+
+
+def list_json(found: Iterable[Actual]) -> list[dict[str, Any]]:
+    """Return schedules for other programs."""
+    return [
+        {
+            "schedule": full_name(one),
+            "ours": one.owner is not None,
+            "enabled": one.enabled,
+            "id": one.id,
+            "created": one.created_at.astimezone(UTC).isoformat(),
+            "under_way": list(one.running),
+            **{name: _redacted(value) for name, value in one.fields.items()},
+        }
+        for one in _sorted(found)
+    ]
+
+
+def _sorted(found: Iterable[Actual]) -> list[Actual]:
+    return sorted(found, key=lambda one: (one.name, one.created_at))
+
+
+def _redacted(value: object) -> object:
+    return redact(value) if isinstance(value, str) else value
+
+
 def _about(change: Change, now: datetime) -> str:
-    if change.desired is not None and change.action in ("create", "replace", "resume"):
+    if change.desired is not None and change.action in ("create", "replace", "upload", "resume"):
         return f"{trigger(change.desired.fields)} · {change.desired.fields['version']} · {_next(change.desired, now)}"
     if change.action == "left":
         return "stays as it is; --prune deletes it"
@@ -99,8 +147,8 @@ def list_table(found: Iterable[Actual]) -> Table:
     """Return the schedules of a namespace; those of others without what only our own descriptions say."""
     table = Table(box=None, pad_edge=False)
     for heading in ("schedule", "state", "when (UTC)", "version", "experiment", "under way", "id"):
-        table.add_column(heading, overflow="fold")
-    for one in sorted(found, key=lambda one: (one.name, one.created_at)):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "id")
+    for one in _sorted(found):
         state = Text("enabled", "green") if one.enabled else Text("paused", "yellow")
         version = " ".join(str(one.fields.get(name) or "") for name in ("version", "content")).strip()
         table.add_row(

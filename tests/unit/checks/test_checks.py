@@ -368,7 +368,8 @@ def test_what_is_not_installed_is_named_with_its_remedy(cluster, api, demand):
         "service account reasrm": "missing",
     }
     assert all(finding.remedy for finding in found)
-    assert "kubectl apply -k manifests/overlays/prod" in found[3].remedy
+    assert "component training" in found[3].remedy
+    assert "apply your overlay (manifests/README.md)" in found[3].remedy
     assert statuses(objects.check_version(cluster)) == ["warning"]
 
 
@@ -403,8 +404,9 @@ def test_the_service_account_is_asked_for_by_its_whole_name(cluster, api, demand
 
 
 def test_the_role_that_we_ship_allows_what_is_asked_for(demand):
-    documents = yaml.safe_load_all((ROOT / "manifests/base/role.yaml").read_text("utf-8"))
-    rules = next(one for one in documents if one["kind"] == "Role")["rules"]
+    files = [ROOT / "manifests" / name / "role.yaml" for name in ("base", "components/training")]
+    documents = [one for file in files for one in yaml.safe_load_all(file.read_text("utf-8"))]
+    rules = [rule for one in documents if one["kind"] == "Role" for rule in one["rules"]]
     granted = {
         (verb, resource, group)
         for rule in rules
@@ -479,7 +481,11 @@ def test_several_machines_want_a_profile_that_has_them(smoke):
 
 
 def test_images_that_can_change_under_their_name(profile):
-    assert statuses(images.check_images(profile)) == ["ok"]
+    here = {"stage": "registry.example/stage:1.2.3", "train": "localhost/train@sha256:" + 64 * "0"}
+    assert statuses(images.check_images(profile.model_copy(update={"images": here}))) == ["ok"]
+    (found,) = images.check_images(profile.model_copy(update={"images": here | {"stage": "reasrm/stage:1.2.3"}}))
+    assert (found.status, found.what.split(":")[0]) == ("warning", "reasrm/stage")
+    assert "docker.io" in found.what
     (found,) = images.check_images(profile.model_copy(update={"images": {"train": "reasrm/train:latest"}}))
     assert (found.status, "reasrm/train:latest" in found.what) == ("missing", True)
 
@@ -489,11 +495,22 @@ def test_images_that_can_change_under_their_name(profile):
 
 @pytest.mark.parametrize(
     ("version", "expected"),
-    [("2.17.0", "ok"), ("2.18.1", "ok"), ("2.16.0", "warning"), ("2.5.0", "missing"), ("unknown", "unknown")],
+    [("2.17.0", "ok"), ("2.18.1", "ok"), ("2.16.0", "missing"), ("2.5.0", "missing"), ("unknown", "unknown")],
 )
 def test_versions_of_kfp(version, expected, kfp_server):
     kfp_server.version = version
     assert statuses(kubeflow.check_kfp(open_client(kfp_server.url, namespace="team"))) == [expected, "ok"]
+
+
+@pytest.mark.parametrize(
+    ("namespace", "expected"), [("", ["ok", "ok"]), ("kubeflow", ["ok", "ok"]), ("team", ["ok", "missing", "ok"])]
+)
+def test_kfp_for_one_user_runs_all_in_its_own_namespace(namespace, expected, kfp_server):
+    kfp_server.multi_user = False
+    found = list(kubeflow.check_kfp(open_client(kfp_server.url, namespace=namespace)))
+    assert statuses(found) == expected
+    assert all("dev-single-user" in one.remedy for one in found if one.status == "missing")
+    assert kubeflow._is_own("http://ml-pipeline.team.svc:8888", "team")  # where its service says that it is installed
 
 
 def test_kfp_for_several_users_wants_a_namespace_and_a_token(kfp_server):

@@ -1,9 +1,14 @@
 import json
+import socket
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
-from components.core.errors import ReasrmError
+from components.core.errors import ReasrmError, Transient
+from pipeline.checks.desk import from_here
+from pipeline.checks.finding import missing
+from pipeline.checks.gather import run
 from pipeline.commands.doctor import doctor
 
 
@@ -71,6 +76,52 @@ def test_what_cannot_be_asked_is_unknown_and_no_failure(served, tmp_path, monkey
     found = {one["name"]: one["status"] for one in json.loads(done.stdout)["findings"]}
     assert done.exception is None
     assert (found["Kubeflow Pipelines"], found["Kubernetes"]) == ("unknown", "unknown")
+
+
+def test_a_cluster_that_does_not_answer_is_asked_once(served, kfp_server, kubeconfig, tmp_path, caplog):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    content = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
+    content["clusters"][0]["cluster"]["server"] = address
+    kubeconfig.write_text(yaml.safe_dump(content), encoding="utf-8")
+    done = CliRunner().invoke(
+        doctor, ["--json", "--host", kfp_server.url, "-n", "team", "--kubeconfig", str(kubeconfig)]
+    )
+    found = json.loads(done.stdout)["findings"]
+    (kubernetes,) = [one for one in found if address in one["what"]]
+    assert (kubernetes["name"], kubernetes["status"]) == ("Kubernetes", "unknown")
+    assert "kubectl get namespace" in kubernetes["remedy"]
+    assert not any(one["name"].startswith(("kind", "secret", "quota", "permissions")) for one in found)
+    assert caplog.records == []
+
+
+def test_one_namespace_is_asked_everywhere(served, kfp_server, kubeconfig, monkeypatch):
+    def told(*more):
+        kfp_server.requests.clear()
+        CliRunner().invoke(doctor, ["--json", "--host", kfp_server.url, "--kubeconfig", str(kubeconfig), *more])
+        return [request.query["namespace"] for request in kfp_server.asked("GET .*runs$")]
+
+    monkeypatch.delenv("REASRM_KFP_NAMESPACE", raising=False)
+    assert told() == ["team"]  # of kubeconfig's context
+    monkeypatch.setenv("REASRM_KFP_NAMESPACE", "mine")
+    assert told() == ["mine"]
+    assert told("--namespace", "given") == ["given"]
+
+
+def test_storage_that_nobody_has_named_here_is_unknown():
+    away = missing("bucket", "https://s3.amazonaws.com does not answer", "", "unreachable")
+    found = from_here(away, None)
+    assert found.status == "unknown" and "AWS_ENDPOINT_URL_S3" in found.remedy
+    assert from_here(missing("bucket", "no such bucket", "make it"), None).status == "missing"
+
+
+def test_what_does_not_answer_has_a_remedy():
+    def away():
+        raise Transient("http://s3:1 does not answer")
+
+    (found,) = run("bucket", away)
+    assert (found.status, found.cause) == ("missing", "unreachable") and found.remedy
 
 
 def test_a_wrong_profile_is_a_finding(ask):

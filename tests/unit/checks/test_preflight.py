@@ -154,7 +154,7 @@ def test_what_a_cluster_lacks_is_named_with_the_rest(run, on_cluster, api):
         "TrainingRuntime reasrm-torch", "kind JobSet", "kind TrainJob", "permissions of this pod", "quota",
         "what sft reads",
     ]  # fmt: skip
-    assert "kubectl apply -k manifests/overlays/prod" in str(error.value)
+    assert "apply your overlay (manifests/README.md)" in str(error.value)
 
 
 def test_without_trainjobs_only_a_quota_that_is_too_small_counts(run, on_cluster, api):

@@ -97,6 +97,12 @@ class KfpServer:
     forbidden: list[str] = field(default_factory=list)
     login_page: bool = False
     """Answer everything with a login page, as an identity-aware proxy does."""
+    page: bytes = LOGIN_PAGE
+    """What that page says; one of another content is sent without `login_page`."""
+    other: Any = None
+    """Answer everything with this JSON, as another service does."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Those of the last request, their names in lower case."""
     redirect: str = ""
     """Send everybody there, as Istio with dex does."""
     steps: list[Callable[[str], None]] = field(default_factory=list)
@@ -373,8 +379,8 @@ class KfpServer:
 
     def _terminate_run(self, request: Request, key: str) -> Any:
         run = self._find(self.runs, key, "Run")
-        if run.state not in RUNNING:
-            raise Refused(400, f"Failed to terminate run {key} as it is already in a finished state ({run.state})")
+        if run.state not in ("PENDING", "RUNNING", "PAUSED"):
+            raise Refused(400, f"Failed to terminate a run {key}. Row not found")  # also one that is CANCELING
         self.set_state(key, "CANCELING")
         return {}
 
@@ -654,6 +660,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body(raw)
         request = Request(self.command, parts.path, query, body)
         self.kfp.requests.append(request)
+        self.kfp.headers = {name.lower(): value for name, value in self.headers.items()}
         fault = self._fault(f"{request.method} {request.path}")
         if fault:
             time.sleep(fault.seconds)
@@ -666,8 +673,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._json(fault.status, {"error": "upstream connect error", "code": 14, "message": "injected"})
         if self.kfp.redirect:
             return self._send(302, b"", "text/html", {"Location": self.kfp.redirect})
-        if self.kfp.login_page:
-            return self._send(200, LOGIN_PAGE, "text/html; charset=utf-8")
+        if self.kfp.login_page or self.kfp.page != LOGIN_PAGE:
+            return self._send(200, self.kfp.page, "text/html; charset=utf-8")
+        if self.kfp.other is not None:
+            return self._json(200, self.kfp.other)
         if not parts.path.startswith(PREFIX):
             return self._send(
                 200, b"<!doctype html><html><title>Kubeflow Central Dashboard</title></html>", "text/html"
@@ -681,7 +690,7 @@ class _Handler(BaseHTTPRequestHandler):
         except Refused as refused:
             return self._refuse(request, refused)
 
-    do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = _serve
+    do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = do_CONNECT = _serve
 
     def _body(self, raw: bytes) -> Any:
         kind = self.headers.get("Content-Type", "")

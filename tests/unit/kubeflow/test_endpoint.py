@@ -1,5 +1,6 @@
 """The door to a KFP server: who asks, what is repeated, and what its answers are taken for."""
 
+import base64
 import socket
 import time
 
@@ -7,7 +8,7 @@ import pytest
 
 from components.core.errors import InvalidInput, Transient
 from pipeline.client import endpoint
-from pipeline.client.endpoint import Conflict, NotFound, Uncertain, open_client
+from pipeline.client.endpoint import Conflict, NotAllowed, NotFound, Uncertain, open_client
 
 
 def test_says_which_version_answers(kfp_server, kfp):
@@ -47,9 +48,13 @@ def test_token_that_is_given_wins(kfp_server, tmp_path, monkeypatch):
 
 def test_unknown_user_is_told_how_to_get_a_token_and_never_sees_it(kfp_server):
     kfp_server.token = "right"
-    with pytest.raises(InvalidInput, match=r"401.*set \$REASRM_KFP_TOKEN.*kubectl create token.*port-forward") as none:
-        open_client(kfp_server.url).health()
+    token = (
+        r"401.*set \$REASRM_KFP_TOKEN.*bound to kubeflow-edit.*kubectl create token default-editor --namespace team "
+    )
+    with pytest.raises(NotAllowed, match=token) as none:
+        open_client(kfp_server.url, namespace="team").health()
     assert "expired" not in str(none.value)
+    assert "port-forward" not in str(none.value)  # this is one already
     with pytest.raises(InvalidInput, match="expired") as wrong:
         open_client(kfp_server.url, token="hf_wrongwrongwrongwrong").health()
     assert "wrongwrong" not in str(wrong.value)
@@ -58,14 +63,67 @@ def test_unknown_user_is_told_how_to_get_a_token_and_never_sees_it(kfp_server):
 
 def test_missing_permission_names_role_and_namespace(kfp_server, kfp):
     kfp_server.forbid("GET .*runs")
-    with pytest.raises(InvalidInput, match=r"not authorized.*kubeflow-edit in the namespace team"):
+    with pytest.raises(NotAllowed, match=r"not authorized.*kubeflow-edit in the namespace team.*create token"):
         kfp.rows(kfp.runs.run_service_list_runs, "runs", namespace="team")
 
 
 def test_login_page_is_no_answer(kfp_server, kfp):
     kfp_server.login_page = True
-    with pytest.raises(InvalidInput, match=r"login page.*REASRM_KFP_TOKEN.*REASRM_KFP_COOKIE"):
+    with pytest.raises(NotAllowed, match=r"login page.*REASRM_KFP_TOKEN"):
         kfp.rows(kfp.runs.run_service_list_runs, "runs", namespace="team")
+
+
+def test_login_elsewhere_may_take_a_cookie_or_be_gone_around(kfp_server, monkeypatch):
+    kfp_server.login_page = True
+    monkeypatch.setenv("http_proxy", kfp_server.url)
+    with pytest.raises(NotAllowed, match=r"login page.*REASRM_KFP_COOKIE.*port-forward"):
+        open_client("http://kubeflow.example.com").health()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"<a href='index.html'>It works, and the codex too</a>", "web page, so its API is elsewhere"),
+        (b"<form class='login-form'>", "login page"),
+        (b"<h1>Sign in to your account</h1>", "login page"),
+    ],
+)
+def test_login_pages_are_known_by_whole_words(kfp_server, kfp, body, words):
+    kfp_server.page = body
+    with pytest.raises(InvalidInput, match=words):
+        kfp.health()
+
+
+@pytest.mark.parametrize("body", [{"hello": "other service"}, ["a list"], "text"])
+def test_another_service_with_json_is_no_kfp(kfp_server, kfp, body):
+    kfp_server.other = body
+    for ask in (kfp.health, lambda: kfp.call(kfp.runs.run_service_get_run, "x"), lambda: kfp.ensure_experiment("x")):
+        with pytest.raises(InvalidInput, match=r"answers, but not as KFP does|not of KFP's API"):
+            ask()
+
+
+def test_proxy_gets_its_credentials(kfp_server, monkeypatch):
+    monkeypatch.setenv("http_proxy", kfp_server.url.replace("//", "//me:pa%40ss@"))
+    assert open_client("http://kubeflow.example.com").health().multi_user
+    assert kfp_server.headers["proxy-authorization"] == f"Basic {base64.b64encode(b'me:pa@ss').decode()}"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_proxy_that_refuses_is_named_without_its_credentials(kfp_server, monkeypatch, scheme):
+    kfp_server.fail(".", 407, times=2)
+    monkeypatch.setenv(f"{scheme}_proxy", kfp_server.url.replace("//", "//me:pa55word@"))
+    with pytest.raises(InvalidInput, match=rf"the proxy 127\.0\.0\.1:\d+ does not know.*\${scheme}_proxy") as error:
+        open_client(f"{scheme}://kubeflow.example.com").health()
+    assert "pa55word" not in str(error.value)
+
+
+def test_proxy_that_is_none(kfp_server, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://me:pa55word@proxy.invalid:3128")
+    with pytest.raises(InvalidInput, match=r"there is no proxy proxy\.invalid:3128; correct \$https_proxy"):
+        open_client("https://kubeflow.example.com").health()
+    monkeypatch.setenv("https_proxy", "socks5://proxy:1")
+    with pytest.raises(InvalidInput, match=r"\$https_proxy names no proxy"):
+        open_client("https://kubeflow.example.com")
 
 
 def test_redirect_to_a_login_is_no_answer_and_its_parameters_stay_unseen(kfp_server, kfp):
@@ -78,7 +136,7 @@ def test_redirect_to_a_login_is_no_answer_and_its_parameters_stay_unseen(kfp_ser
 
 
 def test_web_page_elsewhere_is_no_kfp(kfp_server):
-    with pytest.raises(InvalidInput, match=r"web page, so its API is elsewhere.*https://HOST/pipeline"):
+    with pytest.raises(InvalidInput, match=r"web page, so its API is elsewhere.*another program on that port"):
         open_client(f"{kfp_server.url}/dashboard").health()
 
 
@@ -152,6 +210,25 @@ def test_server_that_does_not_answer_is_given_up(kfp_server):
     began = time.monotonic()
     assert kfp.health().multi_user  # at the second attempt
     assert time.monotonic() - began < 0.4
+
+
+def test_waiting_for_a_server_that_hangs_is_told_once_and_bounded(kfp_server, monkeypatch, caplog):
+    monkeypatch.setattr(endpoint, "LONGEST", 0.15)
+    kfp_server.slow("GET", seconds=0.5, times=9)
+    kfp = open_client(kfp_server.url, timeout=0.1)
+    began = time.monotonic()
+    with pytest.raises(Uncertain, match=r"does not answer within 0\.1 s"):
+        kfp.health()
+    assert time.monotonic() - began < 0.4  # two attempts
+    assert [record.getMessage() for record in caplog.records] == [
+        f"KFP at {kfp_server.url} has not answered for 0.1 s; asking again"
+    ]
+
+
+def test_name_that_somebody_has_whom_we_do_not_see(kfp_server, kfp):
+    kfp_server.fail("POST .*pipelines$", 409)
+    with pytest.raises(Conflict, match="the name is taken, but no list of the server shows it"):
+        kfp.ensure_pipeline("theirs")
 
 
 def test_creating_is_not_repeated_unless_it_never_arrived(kfp_server, kfp):

@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 from kfp_server_api import models
 
-from components.core.errors import InvalidInput, Transient
+from components.core.errors import InvalidInput, ReasrmError, Transient
 from pipeline.client import endpoint
 from pipeline.client.endpoint import open_client
 from pipeline.client.schedules.apply import ROUNDS, apply_plan
@@ -19,6 +19,7 @@ from pipeline.client.schedules.desired import describe, desired, next_run, start
 from pipeline.client.schedules.live import Server
 from pipeline.client.schedules.model import Schedule, load_schedules
 from pipeline.client.schedules.plan import Actual, make_plan
+from pipeline.client.submit import ensure_version
 from pipeline.commands.schedule import schedule as command
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)  # a Wednesday
@@ -47,6 +48,8 @@ def package(**parameters):
 def make(name="weekly", *, content="1", seed="0", epochs=1, group="", mlflow="", **settings):
     if not {"cron", "interval"} & settings.keys():
         settings["cron"] = "0 0 3 * * mon"
+    if settings.get("version") == "latest":
+        settings.setdefault("pipeline", "mine")
     return describe(
         Schedule.model_validate({"name": name, "recipe": "demo", **settings}),
         group,
@@ -166,6 +169,18 @@ def test_a_file_that_is_not_there_or_not_toml(tmp_path):
         load_schedules(write(tmp_path, "[["))
 
 
+def test_latest_needs_a_pipeline_that_nobody_else_uploads_to(tmp_path):
+    one = '[[schedule]]\nname="{}"\nrecipe="demo"\ncron="@weekly"\nversion="{}"\n'
+    for pipeline in ("", 'pipeline="reasrm"\n'):
+        with pytest.raises(InvalidInput, match=r'everybody uploads.*pipeline = "reasrm-weekly"'):
+            load_schedules(write(tmp_path, one.format("weekly", "latest") + pipeline))
+    shared = 'pipeline="mine"\n'
+    with pytest.raises(InvalidInput, match=r"schedule weekly: .*another schedule uploads there too"):
+        load_schedules(
+            write(tmp_path, one.format("weekly", "latest") + shared + one.format("daily", "pinned") + shared)
+        )
+
+
 def test_five_fields_are_remarked_on():
     assert make(cron="0 3 * * 1").schedule.remarks() == (
         "weekly: cron '0 3 * * 1' is read as minute first and sent as '0 0 3 * * 1'",
@@ -173,10 +188,14 @@ def test_five_fields_are_remarked_on():
     assert make(cron="0 0 3 * * 1").schedule.remarks() == ()
 
 
-def test_the_example_compiles_and_is_one_schedule_a_week():
+def test_the_example_compiles_and_is_true():
     found = desired(load_schedules(EXAMPLE), EXAMPLE.parent)
-    weekly, monthly = found
-    assert weekly.parameters["data_until"] == "schedule"
+    first, weekly, monthly = found
+    assert (first.enabled, first.schedule.recipe, first.schedule.profile) == (False, "smoke-cluster", "cpu")
+    for dated in (weekly, monthly):
+        assert dated.parameters["data_until"] == "schedule"
+        sources = json.loads(dated.parameters["preference_data"])
+        assert [source["uri"] for source in sources] == ["s3://reasrm/preferences/"]
     assert weekly.fields["no_catchup"] is True
     assert weekly.fields["max_concurrency"] == 1
     assert weekly.fields["content"] and not monthly.fields["content"]
@@ -186,7 +205,7 @@ def test_the_example_compiles_and_is_one_schedule_a_week():
 
 def test_what_only_this_machine_has_is_no_schedule(tmp_path):
     path = write(tmp_path, '[[schedule]]\nname="weekly"\nrecipe="smoke"\nprofile="cpu"\ncron="@weekly"\n')
-    with pytest.raises(InvalidInput, match=r"schedule weekly: base_model = .* pods"):
+    with pytest.raises(InvalidInput, match=r"schedule weekly: base_model = .*, preference_data = .* pods"):
         desired(load_schedules(path), tmp_path)
 
 
@@ -254,7 +273,7 @@ def test_plan_names_each_setting_that_changes():
         {"end": NOW},
         {"max_concurrency": 2},
         {"no_catchup": False},
-        {"pipeline": "mine"},
+        {"pipeline": "another"},
         {"description": "Other words."},
         {"version": "latest"},
         {"interval": "7d"},
@@ -399,23 +418,47 @@ def test_many_schedules_are_more_than_a_page(kfp_server, server):
     assert make_plan(wanted, server.read()).empty
 
 
-def test_latest_follows_uploads_and_pinned_does_not(kfp_server, server):
+def newest(kfp_server):
+    """The content that the next run of a schedule with `latest` takes."""
+    version = max(kfp_server.versions.values(), key=lambda version: version.created_at)
+    return kfp_server.packages[version.pipeline_version_id]
+
+
+def test_latest_names_no_version_and_pinned_does(kfp_server, server):
     apply(server, make("pinned"), make("latest", version="latest"))
-    apply(server, make("pinned", content="2"), make("latest", version="latest", content="2"))
     found = {row.display_name: row.pipeline_version_reference for row in rows(kfp_server)}
     names = {key: version.display_name for key, version in kfp_server.versions.items()}
     assert found["latest"].pipeline_version_id is None
-    assert found["latest"].pipeline_id == found["pinned"].pipeline_id
-    assert names[found["pinned"].pipeline_version_id].endswith(make(content="2").fields["content"])
-    assert len(kfp_server.versions) == 2  # the latest was there already
+    assert found["latest"].pipeline_id != found["pinned"].pipeline_id
+    assert names[found["pinned"].pipeline_version_id].endswith(make().fields["content"])
 
 
-def test_latest_uploads_the_first_version_of_a_pipeline_only(kfp_server, server):
-    apply(server, make(version="latest", pipeline="fresh"))
-    apply(server, make(version="latest", pipeline="fresh", seed="1", content="2"))
-    assert [pipeline.display_name for pipeline in kfp_server.pipelines.values()] == ["fresh"]
-    assert list(kfp_server.packages.values()) == [package(code="1")]
-    assert [row.pipeline_version_reference.pipeline_version_id for row in rows(kfp_server)] == [None]
+def test_applying_makes_what_the_file_compiles_to_the_newest_version(kfp_server, server):
+    for content in ("1", "2", "1"):  # the third is uploaded again, because a newer one lies over it
+        wanted = make(version="latest", content=content)
+        plan = make_plan([wanted], server.read(), outdated=server.outdated([wanted]))
+        apply_plan(server, plan, NOW, [].append)
+        assert newest(kfp_server) == package(code=content)
+    assert len(kfp_server.versions) == 3
+    assert len(kfp_server.asked(CREATE)) == 1  # the recurring run itself never changes
+
+
+def test_plan_tells_that_somebody_else_has_uploaded_a_newer_version(kfp_server, server, kfp):
+    wanted = make(version="latest")
+    apply(server, wanted)
+    assert server.outdated([wanted]) == {}
+    theirs = ensure_version(kfp, package(code="theirs"), pipeline_name="mine")
+    plan = make_plan([wanted], server.read(), outdated=server.outdated([wanted]))
+    (change,) = plan.changes
+    assert (change.action, change.outdated, plan.empty) == ("upload", theirs.display_name, False)
+    paused = make(version="latest", paused=True)
+    (change,) = make_plan([paused], server.read(), outdated=server.outdated([paused])).changes
+    assert (change.action, change.outdated) == ("pause", theirs.display_name)
+    said = []
+    apply_plan(server, plan, NOW, said.append)
+    assert said == ["weekly: uploaded what it runs, as the newest version of mine"]
+    assert newest(kfp_server) == package(code="1")
+    assert server.outdated([wanted]) == {}
 
 
 def test_an_old_server_takes_pinned_schedules_without_plugins(kfp_server, server):
@@ -668,8 +711,8 @@ settings = ["sft.epochs=1"]
 """
 
 
-def reasrm(kfp_server, *words):
-    done = CliRunner().invoke(command, [*words, "--host", kfp_server.url, "--namespace", "team"])
+def reasrm(kfp_server, *words, typed=None):
+    done = CliRunner().invoke(command, [*words, "--host", kfp_server.url, "--namespace", "team"], input=typed)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done
@@ -696,9 +739,14 @@ def test_the_commands_from_an_empty_server_to_none_again(kfp_server, tmp_path):
 
     path.write_text(SCHEDULES.replace("epochs=1", "epochs=3"), encoding="utf-8")
     before = len(writes(kfp_server))
-    asked = reasrm(kfp_server, "apply", "-f", str(path))  # nobody answers the question
-    assert "parameters.sft_config.epochs: 1 -> 3" in asked.output
+    with pytest.raises(InvalidInput, match="nothing was changed; without a terminal give --yes"):
+        reasrm(kfp_server, "apply", "-f", str(path))  # nobody answers the question
+    asked = reasrm(kfp_server, "apply", "-f", str(path), typed="n\n")
+    assert "parameters.sft_config.epochs: 1 -> 3" in asked.output and "nothing was changed" in asked.output
     assert (asked.exit_code, len(writes(kfp_server))) == (1, before)
+    (change,) = json.loads(reasrm(kfp_server, "plan", "--json", "-f", str(path)).stdout)
+    assert (change["schedule"], change["action"], change["changes"]) == ("weekly", "replace", True)
+    assert {"name": "parameters.sft_config.epochs", "old": 1, "new": 3} in change["fields"]
 
     path.write_text("", encoding="utf-8")
     left = reasrm(kfp_server, "plan", "-f", str(path), "--detailed-exitcode")
@@ -715,3 +763,31 @@ def test_a_name_that_is_not_ours_is_not_touched(kfp_server, server):
             reasrm(kfp_server, verb, "weekly")
     reasrm(kfp_server, "pause", "team-a/weekly")
     assert [row.status for row in rows(kfp_server)] == ["DISABLED"]
+
+
+def test_a_list_in_a_pipe_is_as_wide_as_its_rows(kfp_server, server):
+    apply(server, make("a" * 60, recipe="r" * 60), make("b"))
+    ids = {row.display_name: row.recurring_run_id for row in rows(kfp_server)}
+    lines = reasrm(kfp_server, "list").output.splitlines()
+    assert [line.split()[-1] for line in lines[1:]] == [ids["a" * 60], ids["b"]]
+    listed = json.loads(reasrm(kfp_server, "list", "--json").output)
+    assert [(one["schedule"], one["id"], one["enabled"], one["cron"]) for one in listed] == [
+        (name, ids[name], True, "0 0 3 * * mon") for name in ("a" * 60, "b")
+    ]
+
+
+def test_detailed_exit_codes_tell_errors_from_changes(kfp_server, tmp_path):
+    path = write(tmp_path, '[[schedule]]\nname="weekly"\nrecipe="none"\ncron="@weekly"\n')
+    for words, code in ((("--detailed-exitcode",), 1), ((), 2)):
+        with pytest.raises(ReasrmError) as error:
+            reasrm(kfp_server, "plan", "-f", str(path), *words)
+        assert error.value.exit_code == code
+
+
+def test_a_schedule_may_do_without_the_cache(tmp_path):
+    (tmp_path / "mine.toml").write_text(RECIPE, encoding="utf-8")
+    with_cache, without = (
+        desired(load_schedules(write(tmp_path, SCHEDULES + line)), tmp_path)[0] for line in ("", "cache = false\n")
+    )
+    assert with_cache.hash != without.hash
+    assert b"enableCache: true" in with_cache.package and b"enableCache: true" not in without.package

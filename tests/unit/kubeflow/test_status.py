@@ -4,6 +4,7 @@ import _thread
 import io
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from urllib.parse import unquote
@@ -172,6 +173,17 @@ def test_stop_and_retry(kfp_server, run, status):
     kfp_server.set_state(run, "RUNNING")
     code, out, _ = status(run, "--stop")
     assert code == 0 and out.startswith(f"stopping {run}") and kfp_server.runs[run].state == "CANCELING"
+    code, out, _ = status(run, "--stop")  # KFP refuses it by now
+    assert code == 0 and out.startswith(f"stopping {run}")
+    kfp_server.set_state(run, "CANCELED")
+    code, out, _ = status(run, "--stop")
+    assert code == 0 and "was stopped before" in out
+    kfp_server.set_state(run, "RUNNING")
+    kfp_server.fail("terminate", 503, after=True)
+    assert status(run, "--stop")[0] == 0
+    kfp_server.set_state(run, "SUCCEEDED")
+    assert status(run, "--stop")[0] == 2
+    kfp_server.set_state(run, "CANCELED")
     assert status(run, "--retry")[0] == 2
     kfp_server.set_state(run, "FAILED")
     assert status(run, "--retry")[:2] == (0, f"retrying {run}\n")
@@ -216,6 +228,43 @@ def test_ctrl_c_leaves_the_run_alone(kfp_server, run, status):
     assert f"the run goes on; see it again: reasrm status {run} --watch; stop it: reasrm status {run} --stop" in err
     assert kfp_server.runs[run].state == "PENDING"
     assert not kfp_server.asked("terminate")
+
+
+def test_token_that_expires_ends_the_watching_and_not_the_run(kfp_server, run, reasrm, monkeypatch):
+    monkeypatch.setenv("REASRM_KFP_TOKEN", "old")
+    words = ("status", run, "--watch", "--host", kfp_server.url, "--namespace", "team")
+    kfp_server.token = "new"
+    code, _, err = reasrm(*words)
+    assert code == 2 and "is it expired?" in err
+    kfp_server.token = ""
+    kfp_server.steps = [lambda run: None, lambda run: setattr(kfp_server, "token", "new")]
+    code, _, err = reasrm(*words)
+    assert code == Transient.exit_code
+    assert "is it expired?" in err and f"see it again: reasrm status {run} --watch" in err
+
+
+def test_service_that_is_not_kfp_has_no_runs_but_is_told_apart(kfp_server, status):
+    kfp_server.other = {"hello": "other service"}
+    code, out, err = status()
+    assert (code, out) == (2, "") and "not as KFP does" in err
+
+
+def test_ended_run_without_tasks_is_told_as_that(kfp_server, run, status):
+    kfp_server.set_state(run, "SUCCEEDED")
+    code, out, _ = status(run)
+    assert code == 0
+    assert out.count("KFP does not tell what became of it") == len(STAGES) and "skipped" not in out
+
+
+def test_terminal_with_few_rows_is_not_filled_with_copies(kfp, run):
+    file = io.StringIO()
+    screen = LiveScreen(Console(file=file, force_terminal=True, width=60, height=8, highlight=False))
+    view = Watcher(kfp, run).look()
+    for _ in range(3):
+        screen.update(view)
+    before = file.getvalue()
+    screen.end()
+    assert "report" not in before and "report" in file.getvalue()  # the last picture is whole
 
 
 def test_watching_outlasts_a_server_that_restarts(kfp_server, run, status, nodes):
@@ -340,6 +389,39 @@ def test_pods_are_read_from_the_cluster(kfp_server, tmp_path):
         assert PodNotes("team", cluster)("r1") == {"traces-part": "exit code 1"}
         server.shutdown()
     assert asked[0].startswith("/api/v1/namespaces/team/pods?") and "pipeline/runid=r1" in asked[0]
+
+
+def test_cluster_that_hangs_is_not_waited_for(kfp_server, caplog):
+    release, asked = threading.Event(), []
+
+    class Hanging:
+        def list(self, kind, labels):
+            asked.append(labels)
+            release.wait(10)
+            return SimpleNamespace(items=[])
+
+    notes = PodNotes("team", Hanging(), seconds=0.05)
+    began = time.monotonic()
+    assert [notes("r1") for _ in range(20)] == [{}] * 20
+    assert time.monotonic() - began < 1
+    assert len(asked) == 1
+    release.set()
+    assert caplog.records == []
+
+
+def test_cluster_that_goes_away_after_it_answered_is_asked_again(kfp_server):
+    failing = {"metadata": {"labels": {"app.kubernetes.io/component": "sft"}}, "status": {"phase": "Failed"}}
+    answers = [[failing], Transient("away"), []]
+
+    class Cluster:
+        def list(self, kind, labels):
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return SimpleNamespace(items=answer)
+
+    notes = PodNotes("team", Cluster())
+    assert [notes("r1") for _ in range(3)] == [{"sft": "failed"}, {"sft": "failed"}, {}]
 
 
 def test_without_a_cluster_nothing_is_said(kfp_server):

@@ -1,12 +1,13 @@
 """`reasrm submit`: what it leaves on the server, and what the user sees."""
 
+import _thread
 import re
 
 import pytest
 
 from components.core.errors import InvalidInput, Transient
 from pipeline.client.endpoint import Uncertain, open_client
-from pipeline.client.submit import content_name, ensure_version, outlook, submit
+from pipeline.client.submit import content_name, ensure_newest, ensure_version, outlook, submit
 from pipeline.config import load_recipe
 
 ARGUMENTS = {"pipeline_name": "reasrm", "experiment": "weekly", "service_account": "reasrm", "run_name": "one"}
@@ -14,7 +15,8 @@ ARGUMENTS = {"pipeline_name": "reasrm", "experiment": "weekly", "service_account
 
 def command(server, *arguments):
     return (
-        "submit", "--recipe", "smoke", "--profile", "cpu", "--host", server.url, "--namespace", "team", *arguments
+        "submit", "--recipe", "smoke-cluster", "--profile", "cpu", "--host", server.url, "--namespace", "team",
+        *arguments,
     )  # fmt: skip
 
 
@@ -116,17 +118,16 @@ def test_waits_until_the_run_has_succeeded(kfp_server, reasrm, nodes):
         lambda run: kfp_server.set_tasks(run, nodes(("preflight", "SUCCEEDED"), ("prepare", "CACHED"))),
         lambda run: kfp_server.set_state(run, "SUCCEEDED"),
     ]
-    code, out, err = reasrm(*command(kfp_server))
+    code, out, _ = reasrm(*command(kfp_server))
     (run,) = kfp_server.runs.values()
     assert code == 0
-    assert re.fullmatch(r"smoke-\d{8}-\d{6}", run.display_name)
-    assert run.description.startswith("Recipe smoke, profile cpu.")
+    assert re.fullmatch(r"smoke-cluster-\d{8}-\d{6}", run.display_name)
+    assert run.description.startswith("Recipe smoke-cluster, profile cpu.")
     assert kfp_server.experiments[run.experiment_id].display_name == "reasrm-smoke"
     lines = out.splitlines()
     assert lines[0].startswith(f"reasrm {run.display_name}  {run.run_id}  pending  {kfp_server.url}/?ns=team#")
     assert lines[1:4] == ["preflight: running", "preflight: done", "prepare: taken from KFP's cache"]
     assert lines[-1] == f"succeeded  {kfp_server.url}/?ns=team#/runs/details/{run.run_id}"
-    assert "a pod does not see" in err  # the smoke recipe's data lie on this machine
 
 
 def test_without_waiting_id_and_link_are_all(kfp_server, reasrm):
@@ -148,8 +149,51 @@ def test_dry_run_says_what_would_be_done(kfp_server, reasrm):
     assert (kfp_server.runs, kfp_server.pipelines, kfp_server.experiments) == ({}, {}, {})
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_what_only_this_machine_has_is_not_submitted(kfp_server, reasrm, more):
+    code, _, err = reasrm("submit", "--recipe", "smoke", "--profile", "cpu", "--host", kfp_server.url, *more)
+    assert code == 2
+    for setting in ("base_model = .reasrm/models/tiny-random", "preference_data = samples/", "teacher = samples/"):
+        assert setting in err
+    assert "reasrm upload --help" in err
+    assert kfp_server.requests == []
+
+
+def test_ctrl_c_while_the_run_is_created_does_not_advise_to_submit_again(kfp_server, reasrm, monkeypatch):
+    def interrupted(request):
+        _thread.interrupt_main()
+        return create(request)
+
+    create = kfp_server._create_run
+    monkeypatch.setattr(kfp_server, "_create_run", interrupted)
+    code, _, err = reasrm(*command(kfp_server, "--run-name", "mine"))
+    assert (code, len(kfp_server.runs)) == (130, 1)
+    assert "a run named mine may have been made: see reasrm status before you submit again" in err
+    assert "run the same command" not in err
+
+
+def test_names_that_were_changed_in_the_ui_are_found(kfp_server, kfp, smoke):
+    first = submit(kfp, *smoke, **ARGUMENTS)
+    (pipeline,), (version,) = kfp_server.pipelines.values(), kfp_server.versions.values()
+    pipeline.display_name, version.display_name = "Reasoning RM", "my good one"
+    second = submit(kfp, *smoke, **ARGUMENTS)
+    assert (second.version_id, second.version) == (first.version_id, first.version)
+    assert len(kfp_server.pipelines) == len(kfp_server.versions) == 1
+
+
+def test_newest_version_is_uploaded_again_only_if_it_is_another(kfp_server, kfp, smoke):
+    package, changed = smoke[1], smoke[1] + b"# changed\n"
+    for content, uploads in ((package, True), (package, False), (changed, True), (package, True), (package, False)):
+        version, uploaded = ensure_newest(kfp, content, pipeline_name="mine")
+        assert uploaded == uploads
+        assert kfp_server.packages[version.pipeline_version_id] == content
+    names = [version.name for version in kfp_server.versions.values()]
+    assert names[:2] == [content_name(package, "mine"), content_name(changed, "mine")]
+    assert re.fullmatch(rf"{names[0]}-again-\d{{14}}", names[2])
+
+
 def test_server_that_is_missing_is_said_before_anything_is_compiled(kfp_server, reasrm):
-    code, out, err = reasrm("submit", "--recipe", "smoke", "--profile", "cpu")
+    code, out, err = reasrm("submit", "--recipe", "smoke-cluster", "--profile", "cpu")
     assert (code, out) == (2, "")
     assert err.startswith("error: where is KFP? Give --host")
 
@@ -157,5 +201,5 @@ def test_server_that_is_missing_is_said_before_anything_is_compiled(kfp_server, 
 def test_help_teaches_with_examples(reasrm):
     code, out, _ = reasrm("submit", "--help")
     assert code == 0
-    assert "reasrm submit --recipe smoke --profile cpu --host http://localhost:8888" in out
+    assert "reasrm submit --recipe smoke-cluster --profile cpu --host http://localhost:8888" in out
     assert "kubectl create token" in out and "Exit codes: 0 succeeded" in out
