@@ -203,6 +203,7 @@ def training_job(constants: str, of_run: Mapping[str, Any]) -> str:
             runtime=fixed["runtime"],
             queue=fixed["queue"],
             service_account=fixed["service_account"],
+            image_pull_secrets=tuple(fixed["image_pull_secrets"]),
             shared_memory=fixed["shared_memory"],
             work_size=fixed["work_size"],
             storage_class=fixed["storage_class"],

@@ -142,6 +142,7 @@ class Profile(Strict):
             "shared_memory": self.shared_memory,
             "work_size": self.work.machine_size,
             "service_account": self.service_account,
+            "image_pull_secrets": list(self.image_pull_secrets),
             **self.trainjob.model_dump(include={"runtime", "queue", "storage_class"}),
         }
 

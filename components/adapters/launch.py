@@ -111,8 +111,8 @@ def check(stage: str, config: TrainingConfig, launcher: Launcher | None) -> None
         return
     if config.nodes > 1:
         raise InvalidInput(
-            f"nodes is {config.nodes}, and this process can start others only on its own machine: set training_job, so "
-            "that a TrainJob has machines for them; or on each machine "
+            f"nodes is {config.nodes}, and this process can start others only on its own machine: on Kubeflow take "
+            'a profile with training = "trainjob"; or on each machine '
             f"start `TORCH_ELASTIC_SHUTDOWN_TIMEOUT={seconds} torchrun --nnodes={config.nodes} "
             f"--nproc-per-node={config.processes} --rdzv-backend=c10d --rdzv-endpoint=<first machine>:29500 "
             f"--rdzv-id=<one name> -m components.{stage} --config ... --inputs ... --output ...`; or take nodes = 1"

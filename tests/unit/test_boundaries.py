@@ -15,7 +15,7 @@ ONLY_IN = {
     "boto3": {"components/adapters/storage.py"},
     "botocore": {"components/adapters/storage.py"},
     "mlflow": {"components/adapters/tracking.py", "components/adapters/delivery.py"},
-    "kubernetes": {"components/adapters/kubernetes.py"},
+    "kubernetes": {"components/adapters/kubernetes/cluster.py"},
     "kfp_server_api": {f"pipeline/client/{name}.py" for name in ("endpoint", "submit", "schedules/live")},
     "aiohttp": {"components/adapters/teachers/client.py", "components/adapters/teachers/batch_http.py"},
 }

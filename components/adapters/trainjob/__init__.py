@@ -8,6 +8,8 @@ state     what is known of the TrainJob and its pods, and which phase that is
 diagnose  why nothing moves, in words, with the remedy
 ends      how the processes ended, as `launch.Failure`s
 logs      the first pod's log, line by line in ours; the last lines of the one that failed
+pace      how often is looked, how long is waited
+claim     make the TrainJob or find it, and let go of it
 launcher  the `launch.Launcher` that does it all
 """
 

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from components.adapters.kubernetes import (
     LOCAL_QUEUES,
@@ -28,24 +29,35 @@ _NEWER_KUEUE = "v1beta2"
 _JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
 _PODS_LOOKED_AT = 3
 _REMEDIES = (
-    (r"Insufficient ([^\s,]+?)[,.]?(?:\s|$)", "too little {0} is free: wait, add nodes, or lower it in training_job"),
-    (r"untolerated taint \{([^}]*)\}", "nodes have the taint {0}: add it to tolerations of training_job"),
-    (r"node affinity/selector", "no node has the labels of node_selector in training_job"),
-    (r"unbound immediate PersistentVolumeClaims|storageclass", "see storage_class of training_job: no volume is made"),
+    (
+        r"Insufficient ([^\s,]+?)[,.]?(?:\s|$)",
+        "too little {0} is free: wait, add nodes, or lower gpus, machine_cpu or machine_memory of the run",
+    ),
+    (r"untolerated taint \{([^}]*)\}", "nodes have the taint {0}: add it to the run's tolerations"),
+    (r"node affinity/selector", "no node has the labels of the run's node_selector"),
+    (
+        r"unbound immediate PersistentVolumeClaims|storageclass",
+        "no volume is made: see [trainjob] storage_class of the profile",
+    ),
     (r"Too many pods", "the nodes have all the pods that they may have: wait, or add machines"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
 class Problem:
     """What stands in the way; `fatal` where time does not mend it."""
 
+    key: str
+    """The same at each look, whatever the words."""
     text: str
     fatal: bool = False
 
 
-def problems(cluster: Cluster, state: State, name: str, settings: TrainJobSettings) -> list[Problem]:
-    """Return what stands in the way of a TrainJob, most telling first. What may not be looked at is left out."""
+def problems(cluster: Cluster, state: State, name: str, settings: TrainJobSettings, recent: float) -> list[Problem]:
+    """Return what stands in the way of a TrainJob, most telling first. What may not be looked at is left out.
+
+    An event of the last `recent` seconds counts as what still happens.
+    """
     phase, train_job = state.phase(), state.train_job
     if train_job is None or phase in (Phase.RUNNING, Phase.COMPLETE, Phase.FAILED, Phase.GONE, Phase.ENDING):
         return []
@@ -54,7 +66,9 @@ def problems(cluster: Cluster, state: State, name: str, settings: TrainJobSettin
     if phase is Phase.QUEUED:
         lookers = [_queue(cluster, train_job, settings)]
     else:
-        lookers = [_containers(pods, settings), _pods(cluster, pods), _jobs(cluster, name, train_job)]
+        lookers = [_containers(pods, settings), _pods(cluster, pods)]
+        if not pods:  # once there are some, what hindered them is over
+            lookers.append(_jobs(cluster, name, train_job, recent))
     for look in lookers:
         try:
             found += look
@@ -63,11 +77,12 @@ def problems(cluster: Cluster, state: State, name: str, settings: TrainJobSettin
     if not found and phase is Phase.CREATED and not (train_job.get("status") or {}):
         found.append(
             Problem(
+                "nobody",
                 "nobody takes up the TrainJob: see that Trainer's controller runs (deployment "
-                "kubeflow-trainer-controller-manager, most often in namespace kubeflow-system)"
+                "kubeflow-trainer-controller-manager, most often in namespace kubeflow-system)",
             )
         )
-    return list(dict.fromkeys(found))
+    return list({problem.key: problem for problem in reversed(found)}.values())[::-1]
 
 
 def _containers(pods: Sequence[Object], settings: TrainJobSettings) -> Iterator[Problem]:
@@ -77,12 +92,16 @@ def _containers(pods: Sequence[Object], settings: TrainJobSettings) -> Iterator[
         reason, said = str(waiting.get("reason", "")), redact(str(waiting.get("message", "")))
         if reason in _IMAGE:
             yield Problem(
+                "image",
                 f"the image {settings.image} cannot be pulled ({reason}: {said}); see that it is there, that the node "
-                "reaches its registry, and that the service account or the TrainingRuntime has imagePullSecrets for it",
+                "reaches its registry, and that image_pull_secrets of the profile names the registry's secret",
                 fatal=True,
             )
         elif reason in _CONFIG:
-            yield Problem(f"the container of pod {pod['metadata']['name']} cannot start ({reason}): {said}", fatal=True)
+            name = pod["metadata"]["name"]
+            yield Problem(
+                f"container {name}", f"the container of pod {name} cannot start ({reason}): {said}", fatal=True
+            )
 
 
 def _pods(cluster: Cluster, pods: Sequence[Object]) -> Iterator[Problem]:
@@ -93,52 +112,61 @@ def _pods(cluster: Cluster, pods: Sequence[Object]) -> Iterator[Problem]:
         unplaced = _false_condition(pod, "PodScheduled")
         if unplaced is not None:
             said = redact(str(unplaced.get("message", "")))
-            yield Problem(f"no node takes the pods: {said}{_remedy(said)}")
+            yield Problem("no node", f"no node takes the pods: {said}{_remedy(said)}")
             continue
         for event in reversed(_warnings(cluster, name, pod)):
             if event["reason"] in ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"):
-                yield Problem(f"the pod {name} cannot start ({event['reason']}): {redact(str(event['message']))}")
+                said = redact(str(event["message"]))
+                yield Problem(f"pod {name}", f"the pod {name} cannot start ({event['reason']}): {said}")
                 break
 
 
-def _jobs(cluster: Cluster, name: str, train_job: Object) -> Iterator[Problem]:
-    """Yield why pods, or what makes them, are not made."""
+def _jobs(cluster: Cluster, name: str, train_job: Object, recent: float) -> Iterator[Problem]:
+    """Yield why pods, or what makes them, are not made. What was said a while ago may be over: it is not fatal."""
     for event in reversed(_warnings(cluster, name, train_job)):
         if event["reason"] == "TrainJobResourcesCreationFailed":
-            yield Problem(f"Trainer cannot make the TrainJob's objects: {redact(str(event['message']))}", fatal=True)
+            said = redact(str(event["message"]))
+            yield Problem("objects", f"Trainer cannot make the TrainJob's objects: {said}", _age(event) <= recent)
             break
     for event in reversed(_warnings(cluster, f"{name}-{REPLICATED_JOB}-0", train_job)):
         if event["reason"] != "FailedCreate":
             continue
         said = redact(str(event["message"]))
         if "exceeded quota" in said:
-            yield Problem(f"the namespace's quota has no room for the pods: {said}; wait for other work, or raise it")
+            text = f"the namespace's quota has no room for the pods: {said}; wait for other work, or raise it"
+            yield Problem("quota", text)
         else:
-            yield Problem(f"the cluster refuses the pods: {said}", fatal=True)
+            yield Problem("refused", f"the cluster refuses the pods: {said}", _age(event) <= recent)
         break
 
 
 def _queue(cluster: Cluster, train_job: Object, settings: TrainJobSettings) -> Iterator[Problem]:
     """Yield why Kueue does not admit a TrainJob."""
     if not settings.queue:
-        yield Problem("the TrainJob is suspended, by whom its managedFields tell; resume it with spec.suspend: false")
+        yield Problem(
+            "suspended", "the TrainJob is suspended, by whom its managedFields tell; resume it with spec.suspend: false"
+        )
         return
     try:
         workloads = _newest(cluster, WORKLOADS, f"{_JOB_UID_LABEL}={train_job['metadata']['uid']}")
     except NotServed:
         yield Problem(
-            f"training_job names the queue {settings.queue}, and there is no Kueue: install it, or name no queue",
+            "queue",
+            f"[trainjob] queue of the profile is {settings.queue}, and there is no Kueue: install it, or name no queue",
             fatal=True,
         )
         return
     if not workloads:
         if not any(queue["metadata"]["name"] == settings.queue for queue in _newest(cluster, LOCAL_QUEUES, "")):
             yield Problem(
-                f"there is no LocalQueue {settings.queue} in namespace {cluster.namespace}: make it, or name another"
+                "queue",
+                f"there is no LocalQueue {settings.queue} in namespace {cluster.namespace}: make it, or name another "
+                "in [trainjob] queue of the profile",
             )
         else:
             yield Problem(
-                "Kueue has not taken the TrainJob up: see that trainer.kubeflow.org/trainjob is in its integrations"
+                "Kueue",
+                "Kueue has not taken the TrainJob up: see that trainer.kubeflow.org/trainjob is in its integrations",
             )
         return
     for workload in workloads:
@@ -146,7 +174,7 @@ def _queue(cluster: Cluster, train_job: Object, settings: TrainJobSettings) -> I
             waits = _false_condition(workload, kind)
             if waits is not None:
                 said = redact(str(waits.get("message", "")))
-                yield Problem(f"Kueue's queue {settings.queue} does not admit the TrainJob yet: {said}")
+                yield Problem("admission", f"Kueue's queue {settings.queue} does not admit the TrainJob yet: {said}")
                 break
 
 
@@ -168,8 +196,12 @@ def _false_condition(item: Object, kind: str) -> Object | None:
 
 def _warnings(cluster: Cluster, name: str, since: Object) -> list[Object]:
     """Return the warnings about an object of that name, none older than the object `since`."""
-    began = since["metadata"]["creationTimestamp"]
+    began = datetime.fromisoformat(since["metadata"]["creationTimestamp"])
     return [event for event in cluster.events(name) if event.get("type") == "Warning" and event_time(event) >= began]
+
+
+def _age(event: Object) -> float:
+    return (datetime.now(UTC) - event_time(event)).total_seconds()
 
 
 def _remedy(said: str) -> str:

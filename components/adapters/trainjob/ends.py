@@ -22,6 +22,7 @@ _DISRUPTIONS = {
     "DeletionByPodGC": "was lost with its node",
     "TerminationByKubelet": "was ended by its node (a shutdown, or too little memory or disk there)",
 }
+_ROOM = "raise [work] machine_size or shared_memory of the profile, or machine_memory of the run"
 _LOST = {"NodeLost", "NodeShutdown", "Terminated", "Shutdown", "NodeAffinity", "Preempting", "UnexpectedAdmissionError"}
 """Reasons of a pod that its node ended or never took; another one may do better."""
 
@@ -55,11 +56,15 @@ def error_of(state: State, name: str, processes: int) -> ReasrmError:
     found = condition(state.train_job or {}, "Failed") or {}
     reason, said = str(found.get("reason", "")), redact(str(found.get("message", "")))
     if reason == "DeadlineExceeded":
-        return Transient(f"the TrainJob {name} was ended after timeout_hours of training_job; {AGAIN}, or raise it")
+        hours = (state.train_job or {}).get("spec", {}).get("activeDeadlineSeconds", 0) / 3600
+        return Transient(
+            f"the TrainJob {name} was ended after the {hours:g} hours that one attempt has; the next one goes on from "
+            "the last checkpoint by itself"
+        )
     if reason == "TrainingRuntimeNotSupported":
         return InvalidInput(
             f"Trainer does not know the runtime of the TrainJob {name}: {said}; apply the TrainingRuntime of "
-            "manifests/base, or name another one in runtime of training_job"
+            "manifests/components/training, or name another one in [trainjob] runtime of the profile"
         )
     failing = first_failing(state, processes)
     if failing is None:
@@ -107,7 +112,7 @@ def _ended_by_cluster(pod: Object, rank: int) -> Failure | None:
     disrupted = condition(pod, "DisruptionTarget")
     reason, said = str(status.get("reason") or ""), redact(str(status.get("message") or ""))
     if reason == "Evicted" and "exceed" in said:  # a limit of ours, not the node's need
-        message = f"the pod {name} was evicted: {said}; raise work_size, shared_memory or memory in training_job"
+        message = f"the pod {name} was evicted: {said}; {_ROOM}"
         return Failure(rank, InvalidInput.exit_code, _ended(pod, disrupted), message)
     if disrupted is not None:
         why = _DISRUPTIONS.get(disrupted.get("reason", ""), "was ended by the cluster")
@@ -133,7 +138,7 @@ def _out_of_memory(pod: Object) -> str:
     )
     return (
         f"the pod {pod['metadata']['name']} ran out of memory and was killed (its limit is "
-        f"{limits.get('memory', 'not known')}, with /dev/shm): raise memory in training_job, set "
+        f"{limits.get('memory', 'not known')}, with /dev/shm): raise machine_memory of the run, set "
         "gradient_checkpointing, or take more machines; the run then goes on from the last checkpoint"
     )
 

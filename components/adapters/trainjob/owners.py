@@ -1,7 +1,7 @@
 """The pods that wait for a TrainJob: its owners, so that it ends when the last of them is deleted.
 
-A pod that is started again for the same work becomes an owner too. Who stops waiting and sees another one alive only
-takes its own name away.
+A pod that is started again for the same work becomes an owner too, and takes away those that have ended. Who stops
+waiting and sees another one alive only takes its own name away.
 """
 
 import logging
@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components.adapters.kubernetes import PODS, Cluster, Conflict, Kind, Object, in_cluster
+from components.adapters.kubernetes import PODS, TRAIN_JOBS, Cluster, Conflict, Object, in_cluster
 from components.core.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
@@ -56,57 +56,57 @@ def references(item: Object) -> list[Object]:
     return list(item["metadata"].get("ownerReferences") or [])
 
 
-def others_alive(cluster: Cluster, item: Object, me: Owner | None) -> bool:
-    """Say whether another pod that has not ended waits for this object."""
-    for reference in references(item):
-        if reference["kind"] != PODS.name or (me is not None and reference["uid"] == me.uid):
-            continue
-        pod = cluster.get(PODS, reference["name"])
-        if (
-            pod is not None
-            and pod["metadata"]["uid"] == reference["uid"]
-            and not pod["metadata"].get("deletionTimestamp")
-            and (pod.get("status") or {}).get("phase") in ("Pending", "Running")
-        ):
-            return True
-    return False
+def others(item: Object, me: Owner | None) -> list[Object]:
+    """Return the other owners, alive or not."""
+    return [one for one in references(item) if me is None or one["uid"] != me.uid]
 
 
-def add(cluster: Cluster, kind: Kind, item: Object, me: Owner | None) -> Object | None:
-    """Make this pod an owner too; return the object, or None where it is gone or another one by now."""
-    if me is None:
-        return item
-    return _change(cluster, kind, item, [me.reference()], ())
+def others_alive(cluster: Cluster, item: Object, me: Owner | None) -> list[Object]:
+    """Return the other owners that have not ended: they wait for this object too."""
+    return [one for one in others(item, me) if _is_alive(cluster, one)]
 
 
-def remove(cluster: Cluster, kind: Kind, item: Object, me: Owner | None) -> Object | None:
-    """Take this pod from the owners; return the object, or None where it is gone or another one by now."""
-    if me is None:
-        return item
-    return _change(cluster, kind, item, [], (me.uid,))
+def add(cluster: Cluster, item: Object, me: Owner | None) -> Object | None:
+    """Make this pod an owner of a TrainJob, beside those that are alive.
+
+    Returns the TrainJob, or None where it is gone or another one by now.
+    """
+    return _change(cluster, item, me, [me.reference()]) if me else item
 
 
-def _change(cluster: Cluster, kind: Kind, item: Object, more: list[Object], less: tuple[str, ...]) -> Object | None:
+def remove(cluster: Cluster, item: Object, me: Owner | None) -> Object | None:
+    """Leave a TrainJob to the owners that are alive; return it, or None where it is gone or another one by now."""
+    return _change(cluster, item, me, []) if me else item
+
+
+def is_ending(item: Object) -> bool:
+    """Say whether somebody has asked for the object's end."""
+    return bool(item["metadata"].get("deletionTimestamp"))
+
+
+def _is_alive(cluster: Cluster, reference: Object) -> bool:
+    pod = cluster.get(PODS, reference["name"]) if reference["kind"] == PODS.name else None
+    return (
+        pod is not None
+        and pod["metadata"]["uid"] == reference["uid"]
+        and not is_ending(pod)
+        and (pod.get("status") or {}).get("phase") in ("Pending", "Running")
+    )
+
+
+def _change(cluster: Cluster, item: Object, me: Owner, mine: list[Object]) -> Object | None:
     """Rewrite the owners; when somebody else was quicker, from what he left."""
     name, uid = item["metadata"]["name"], item["metadata"]["uid"]
     found: Object | None = item
     for _ in range(_ATTEMPTS):
         if found is None or found["metadata"]["uid"] != uid:
             return None
-        before = references(found)
-        present = {reference["uid"] for reference in before}
-        after = [reference for reference in before if reference["uid"] not in less]
-        after += [reference for reference in more if reference["uid"] not in present]
-        if after == before:
+        after = [*others_alive(cluster, found, me), *mine]
+        if after == references(found):
             return found
         version = found["metadata"]["resourceVersion"]
         try:
-            return cluster.patch(kind, name, {"metadata": {"ownerReferences": after, "resourceVersion": version}})
+            return cluster.patch(TRAIN_JOBS, name, {"metadata": {"ownerReferences": after, "resourceVersion": version}})
         except Conflict:
-            found = cluster.get(kind, name)
-    raise Conflict(f"the owners of {kind.name} {name} changed {_ATTEMPTS} times while they were written; run again")
-
-
-def is_ending(item: Object) -> bool:
-    """Say whether somebody has asked for the object's end."""
-    return bool(item["metadata"].get("deletionTimestamp"))
+            found = cluster.get(TRAIN_JOBS, name)
+    raise Conflict(f"the owners of TrainJob {name} changed {_ATTEMPTS} times while they were written; run again")

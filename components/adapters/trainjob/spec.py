@@ -5,12 +5,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from components.adapters.kubernetes import CONFIG_MAPS, TRAIN_JOBS, TRAINING_RUNTIMES, Object, quantity
 from components.adapters.launch import STOP_VARIABLE, Job, stop_seconds
 from components.adapters.torchrun import LOG_VARIABLE
-from components.adapters.trainjob.settings import RESERVED, TrainJobSettings
+from components.adapters.trainjob.settings import TrainJobSettings
 from components.core.errors import InvalidInput
 
 HASH = "reasrm/spec"
@@ -21,6 +20,7 @@ CONTAINER = "node"
 FILES = "/etc/reasrm/job"
 SCRATCH = "/work/job"
 TERMINATION_LOG = "/dev/termination-log"
+PODS_LABEL = "jobset.sigs.k8s.io/jobset-name"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 RENDEZVOUS_SECONDS = 3600
 """How long the machines that are there wait for the others: pods are not all placed at once."""
@@ -66,8 +66,8 @@ def processes_of(job: Job, settings: TrainJobSettings) -> int:
         return max(settings.gpus, 1)
     if 0 < settings.gpus < job.processes:
         raise InvalidInput(
-            f"processes is {job.processes}, and training_job gives each machine {settings.gpus} GPUs: each process "
-            'needs one of its own; lower processes, raise gpus, or take processes = "auto"'
+            f"processes is {job.processes}, and the run's gpus gives each machine {settings.gpus}: each process needs "
+            'one of its own; lower processes, raise gpus, or take processes = "auto"'
         )
     return job.processes
 
@@ -78,7 +78,7 @@ def build(job: Job, settings: TrainJobSettings, namespace: str, environment: Map
     Raises InvalidInput where the settings or the files' size cannot be.
     """
     _check(settings)
-    files = _files(job, settings, namespace)
+    files = _files(job, namespace)
     same = _train_job(replace(job, run_arguments=(), environment={}), settings, namespace, {})
     text = json.dumps([same, job.files], sort_keys=True, ensure_ascii=False)
     digest = hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -88,17 +88,22 @@ def build(job: Job, settings: TrainJobSettings, namespace: str, environment: Map
 
 
 def _check(settings: TrainJobSettings) -> None:
-    for name in ("cpu", "memory", "shared_memory", "work_size"):
-        if quantity(getattr(settings, name)) <= 0:
-            raise InvalidInput(f"{name} of training_job is {getattr(settings, name)!r}; give more than nothing")
+    said = {
+        "the run's machine_cpu": settings.cpu,
+        "the run's machine_memory": settings.memory,
+        "the profile's shared_memory": settings.shared_memory,
+        "[work] machine_size of the profile": settings.work_size,
+    }
+    for name, amount in said.items():
+        if quantity(amount) <= 0:
+            raise InvalidInput(f"{name} is {amount!r}; give more than nothing")
 
 
-def _labels(job: Job, settings: TrainJobSettings) -> dict[str, str]:
-    own = {"app.kubernetes.io/part-of": "reasrm", "app.kubernetes.io/component": job.stage}
-    return {**settings.labels, **own}
+def _labels(job: Job) -> dict[str, str]:
+    return {"app.kubernetes.io/part-of": "reasrm", "app.kubernetes.io/component": job.stage}
 
 
-def _files(job: Job, settings: TrainJobSettings, namespace: str) -> Object:
+def _files(job: Job, namespace: str) -> Object:
     sizes = {name: len(text.encode()) for name, text in job.files.items()}
     if sum(sizes.values()) > FILES_LIMIT:
         largest = max(sizes, key=lambda name: sizes[name])
@@ -109,14 +114,14 @@ def _files(job: Job, settings: TrainJobSettings, namespace: str) -> Object:
     return {
         "apiVersion": CONFIG_MAPS.api_version,
         "kind": CONFIG_MAPS.name,
-        "metadata": {"name": name_of(job), "namespace": namespace, "labels": _labels(job, settings)},
+        "metadata": {"name": name_of(job), "namespace": namespace, "labels": _labels(job)},
         "immutable": True,
         "data": dict(job.files),
     }
 
 
 def _train_job(job: Job, settings: TrainJobSettings, namespace: str, environment: Mapping[str, str]) -> Object:
-    labels = _labels(job, settings)
+    labels = _labels(job)
     queue = {QUEUE_LABEL: settings.queue} if settings.queue else {}
     spec: Object = {
         "runtimeRef": {
@@ -180,8 +185,8 @@ def _environment(job: Job, settings: TrainJobSettings, environment: Mapping[str,
         STOP_VARIABLE: str(stop),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(stop),
         "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(max(1, int(quantity(settings.cpu)) // processes_of(job, settings))),
         **_plugin(environment),
-        **settings.env,
         **job.environment,
         LOG_VARIABLE: TERMINATION_LOG,
     }
@@ -190,7 +195,7 @@ def _environment(job: Job, settings: TrainJobSettings, environment: Mapping[str,
         for key in keys:
             reference = {"name": secret, "key": key, "optional": True}
             variables[key] = {"name": key, "valueFrom": {"secretKeyRef": reference}}
-    variables |= {name: {"name": name, "value": value} for name, value in plain.items() if name not in RESERVED}
+    variables |= {name: {"name": name, "value": value} for name, value in plain.items()}
     return list(variables.values())
 
 
@@ -229,10 +234,9 @@ def _pod(labels: Mapping[str, str], settings: TrainJobSettings, name: str) -> Ob
         spec["nodeSelector"] = dict(settings.node_selector)
     if settings.tolerations:
         spec["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
-    metadata: dict[str, Any] = {"labels": dict(labels)}
-    if settings.annotations:
-        metadata["annotations"] = dict(settings.annotations)
-    return {"metadata": metadata, "spec": spec}
+    if settings.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": secret} for secret in settings.image_pull_secrets]
+    return {"metadata": {"labels": dict(labels)}, "spec": spec}
 
 
 def _work(settings: TrainJobSettings) -> Object:

@@ -55,11 +55,22 @@ class State:
                     self.gone_pods.add(uid)
 
     def own_pods(self) -> list[Object]:
-        """Return the pods of this TrainJob, not of an earlier one of its name; by index."""
-        if self.train_job is None:
-            return sorted(self.pods.values(), key=index)
-        since = self.train_job["metadata"]["creationTimestamp"]
-        return sorted((pod for pod in self.pods.values() if pod["metadata"]["creationTimestamp"] >= since), key=index)
+        """Return the pods of this TrainJob's last start, by index.
+
+        Not those of an earlier TrainJob of its name, nor those that Kueue ended before it let it go on with others.
+        """
+        since = self.train_job["metadata"]["creationTimestamp"] if self.train_job else ""
+        found: dict[int, Object] = {}
+        for pod in sorted(self.pods.values(), key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
+            if pod["metadata"]["creationTimestamp"] < since:
+                continue
+            if index(pod) in found:
+                found = {number: one for number, one in found.items() if not self._is_leaving(one)}
+            found[index(pod)] = pod
+        return [found[number] for number in sorted(found)]
+
+    def _is_leaving(self, pod: Object) -> bool:
+        return pod["metadata"]["uid"] in self.gone_pods or is_ending(pod)
 
     def live_pods(self) -> list[Object]:
         """Return those that are still there."""

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,9 @@ from components.adapters.kubernetes import (
 from components.adapters.launch import Job
 from components.adapters.trainjob import TrainJobSettings
 from components.adapters.trainjob.informer import Pace as InformerPace
-from components.adapters.trainjob.launcher import Pace, TrainJobLauncher
-from components.adapters.trainjob.spec import build
+from components.adapters.trainjob.launcher import TrainJobLauncher
+from components.adapters.trainjob.pace import Pace
+from components.adapters.trainjob.spec import PODS_LABEL, build
 
 KEY = "0123456789abcdef0123"
 NAME = "reasrm-sft-0123456789ab"
@@ -39,6 +41,7 @@ SECONDS = 10.0
 IMAGE = "reasrm/train@sha256:" + "ab" * 32
 FAST = Pace(
     look=0.03,
+    recent=5.0,
     poll=0.01,
     gone=1.0,
     fatal=0.15,
@@ -102,7 +105,7 @@ class Trainer:
                     "metadata": {
                         "name": f"{name}-node-0-{index}-x",
                         "labels": {
-                            "jobset.sigs.k8s.io/jobset-name": name,
+                            PODS_LABEL: name,
                             "batch.kubernetes.io/job-completion-index": str(index),
                         },
                     },
@@ -157,7 +160,7 @@ class Trainer:
 
     def complete(self):
         """Let all end well."""
-        for pod in self.cluster.list(PODS, labels=f"jobset.sigs.k8s.io/jobset-name={NAME}").items:
+        for pod in self.cluster.list(PODS, labels=f"{PODS_LABEL}={NAME}").items:
             self.end(int(pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"]))
         self.condition("Complete", "AllJobsCompleted")
 
@@ -177,7 +180,7 @@ class Trainer:
 
     def clear(self, name=NAME):
         """Delete the pods."""
-        for pod in self.cluster.list(PODS, labels=f"jobset.sigs.k8s.io/jobset-name={name}").items:
+        for pod in self.cluster.list(PODS, labels=f"{PODS_LABEL}={name}").items:
             self.cluster.delete(PODS, pod["metadata"]["name"], grace_seconds=0)
 
     def event(self, about, reason, message):
@@ -219,7 +222,7 @@ class World:
     until = staticmethod(until)
 
     def settings(self, **values):
-        return TrainJobSettings.model_validate({"image": IMAGE, "gpus": 2, "env": {"NCCL_DEBUG": "WARN"}} | values)
+        return TrainJobSettings.model_validate({"image": IMAGE, "gpus": 2} | values)
 
     def job(self, **values):
         common = {
@@ -234,8 +237,8 @@ class World:
         }
         return Job(**(common | values))
 
-    def launcher(self, pace=FAST, **values):
-        return TrainJobLauncher(self.settings(**values), self.cluster, pace)
+    def launcher(self, pace=None, **values):
+        return TrainJobLauncher(self.settings(**values), self.cluster, replace(FAST, **(pace or {})))
 
     def wanted(self, **values):
         """Return the objects as the launcher makes them."""

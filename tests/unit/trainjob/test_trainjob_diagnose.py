@@ -1,11 +1,16 @@
 """Why nothing moves, in words."""
 
+import itertools
 import logging
+import time
 
 import pytest
 
 from components.adapters.kubernetes import LOCAL_QUEUES, TRAIN_JOBS, WORKLOADS
 from components.core.errors import InvalidInput
+
+FATAL = 0.15
+NAME = "reasrm-sft-0123456789ab"
 
 
 def waiting(world, caplog, arrange, words, **settings):
@@ -36,8 +41,8 @@ def unplaced(trainer):
 
 def test_pods_that_no_node_takes(world, caplog):
     words = (
-        f"no node takes the pods: {UNPLACED}; too little nvidia.com/gpu is free: wait, add nodes, or lower it in "
-        "training_job; nodes have the taint gpu: true: add it to tolerations of training_job"
+        f"no node takes the pods: {UNPLACED}; too little nvidia.com/gpu is free: wait, add nodes, or lower gpus, "
+        "machine_cpu or machine_memory of the run; nodes have the taint gpu: true: add it to the run's tolerations"
     )
     waiting(world, caplog, unplaced, words)
 
@@ -94,9 +99,43 @@ def test_what_time_does_not_mend_ends_the_job(world, arrange, words):
         arrange(trainer)
         trainer.collect()
 
-    with pytest.raises(InvalidInput, match=rf"{words}.*\(the TrainJob {world.name} was ended"):
+    with pytest.raises(InvalidInput, match=rf"{words}.*\(the TrainJob {world.name} is being ended"):
         world.launch(play)
     assert world.there() is None
+
+
+@pytest.mark.parametrize("about", [NAME, f"{NAME}-node-0"])
+@pytest.mark.parametrize("why", ["there are pods", "a while ago"])
+def test_what_is_over_ends_nothing(world, caplog, about, why):
+    reason = "TrainJobResourcesCreationFailed" if about == NAME else "FailedCreate"
+
+    def play(trainer):
+        trainer.job()
+        trainer.event(about, reason, "connection refused")
+        if why == "there are pods":
+            unplaced(trainer)
+        world.until(lambda: (UNPLACED if why == "there are pods" else "connection refused") in caplog.text)
+        time.sleep(1.5 * FATAL)
+        trainer.complete()
+
+    world.launch(play, launcher=world.launcher({"recent": -60.0 if why == "a while ago" else 5.0}))
+
+
+def test_an_image_that_does_not_come_has_many_words(world, caplog):
+    """They change from look to look, and it is one problem all the same."""
+
+    def play(trainer):
+        trainer.job()
+        trainer.pods()
+        for reason in itertools.cycle(("ErrImagePull", "ImagePullBackOff")):
+            for number in range(2):
+                if world.there()["metadata"].get("deletionTimestamp"):
+                    return
+                trainer.container(number, "Pending", waiting={"reason": reason, "message": str(number)})
+
+    with pytest.raises(InvalidInput, match="cannot be pulled"):
+        world.launch(play)
+    assert caplog.text.count("cannot be pulled") == 1
 
 
 def kueue(world):
@@ -132,7 +171,7 @@ def test_a_kueue_that_does_not_know_train_jobs(faulty, caplog):
 
 
 def test_a_queue_without_kueue(faulty):
-    with pytest.raises(InvalidInput, match="names the queue gpus, and there is no Kueue: install it"):
+    with pytest.raises(InvalidInput, match="queue of the profile is gpus, and there is no Kueue: install it"):
         faulty.launch(lambda trainer: (trainer.job(), trainer.collect()), launcher=faulty.launcher(queue="gpus"))
 
 

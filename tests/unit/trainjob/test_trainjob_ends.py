@@ -2,6 +2,7 @@
 
 import pytest
 
+from components.adapters.kubernetes import event_time
 from components.adapters.launch import Failure
 from components.adapters.torchrun import LIMIT, decode, encode
 from components.adapters.trainjob import ends
@@ -174,6 +175,33 @@ def test_pods_of_an_earlier_job_do_not_count():
     state = state_of([pod(0, code=1, message=told(0, 1, 9, "of the earlier one"))])
     state.train_job["metadata"]["creationTimestamp"] = TIME.format(2)
     assert "none of its pods is left to say why" in str(ends.error_of(state, "job", 1))
+
+
+def test_pods_of_before_a_suspension_do_not_count():
+    """Kueue ends all pods, and later others are made: what those end with is the failure."""
+    before = [deleted(pod(0)), deleted(pod(1))]
+    after = [pod(0, code=2, message=told(0, 2, 50, "max_tokens is wrong")), pod(1)]
+    for number, item in enumerate(after):
+        item["metadata"] |= {"uid": f"after{number}", "creationTimestamp": TIME.format(40)}
+    state = state_of([*before, after[0]])
+    state.num_nodes, state.gone_pods = 2, {"u0"}  # the end of the other old one is not known yet
+    assert [item["metadata"]["uid"] for item in state.own_pods()] == ["after0"]
+    state.pods["after1"] = after[1]
+    assert str(ends.error_of(state, "job", 4)).startswith("[rank 0 of 8] max_tokens is wrong")
+
+
+def test_times_of_events_are_compared_whatever_their_form():
+    def event(**values):
+        return {"metadata": {"creationTimestamp": TIME.format(0)}, **values}
+
+    times = (
+        event(),
+        event(eventTime="2026-01-01T00:00:00.250000Z"),
+        event(series={"lastObservedTime": "2026-01-01T01:00:00.9+01:00"}),
+        event(lastTimestamp=TIME.format(1)),
+    )
+    moments = [event_time(one).timestamp() - BASE for one in times]
+    assert moments == pytest.approx([0, 0.25, 0.9, 1], abs=1e-5)
 
 
 def test_older_clusters_say_the_index_in_an_annotation():

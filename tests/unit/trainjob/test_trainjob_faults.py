@@ -20,7 +20,12 @@ def done(trainer):
 
 def test_a_lost_answer_to_create_finds_what_was_made(faulty):
     faulty.server.fail("POST", JOBS_PATH, None, after=True)
-    faulty.launch(done)
+
+    def play(trainer):
+        faulty.until(lambda: faulty.server.watching == 2)
+        done(trainer)
+
+    faulty.launch(play)
     made = [request for request in faulty.server.requests if request[0] == "POST" and JOBS_PATH in request[1]]
     assert len(made) == 2  # the second was told that there is one
 
@@ -99,6 +104,8 @@ def test_a_pod_that_ends_while_nobody_watches_is_gone_after_the_next_list(faulty
 
 
 def test_an_api_that_stays_away_is_transient_and_leaves_the_job(faulty):
+    faulty.cluster.patience = Patience(total=0.2, first=0.01, longest=0.02)
+
     def play(trainer):
         trainer.job()
         faulty.until(lambda: faulty.server.watching == 2)
@@ -119,6 +126,15 @@ def test_refusals_of_a_server_that_starts_are_borne(faulty):
         trainer.complete()
 
     faulty.launch(play)
+
+
+@pytest.mark.parametrize("denied", [("watch", "pods"), ("create", "configmaps")], ids=" ".join)
+def test_what_is_not_allowed_leaves_no_job_behind(faulty, denied):
+    faulty.server.denied.add(denied)
+    with pytest.raises(InvalidInput, match=rf"may not {' '.join(denied)} .*\(the TrainJob .* is being ended"):
+        faulty.launch(lambda trainer: None)
+    faulty.trainer.collect()
+    assert faulty.there() is None
 
 
 def test_permissions_that_are_taken_away_are_named(faulty):
@@ -150,7 +166,7 @@ def test_what_is_not_allowed_is_named(faulty, denied, message):
 
 def test_without_trainer_it_says_what_to_install(faulty):
     del faulty.server.served["trainer.kubeflow.org/v1alpha1"]
-    with pytest.raises(InvalidInput, match=r"trainjobs.trainer.kubeflow.org.*Trainer v2.3.*leave training_job empty"):
+    with pytest.raises(InvalidInput, match=r"trainjobs.trainer.kubeflow.org.*Trainer v2.3.*training = \"pod\""):
         faulty.launch(lambda trainer: None)
 
 
@@ -230,7 +246,7 @@ def test_a_token_that_is_not_accepted_is_no_matter_of_patience(faulty):
 
 
 def test_a_list_is_read_page_by_page(faulty, monkeypatch):
-    monkeypatch.setattr(kubernetes, "PAGE", 2)
+    monkeypatch.setattr(kubernetes.cluster, "PAGE", 2)
     for number in range(5):
         faulty.trainer.waiting_pod(f"pod-{number}")
     names = [pod["metadata"]["name"] for pod in faulty.cluster.list(PODS).items]

@@ -1,4 +1,4 @@
-"""The one door to the Kubernetes API: objects are dicts as the API shows them, errors are ours.
+"""Requests to the Kubernetes API.
 
 Every call that fails for now (no connection, 429, 5xx) is tried again for a while before it raises Transient.
 """
@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 import tenacity
 
-from components.core.errors import InvalidInput, ReasrmError, Transient
-from components.core.redact import redact
+from components.adapters.kubernetes.errors import Gone, NotFound, Question, Unavailable, translated
+from components.adapters.kubernetes.kinds import EVENTS, NODES, PODS, SECRETS, Kind, Object, event_time
+from components.adapters.kubernetes.streams import Stream, Watch
+from components.core.errors import InvalidInput
 
 logger = logging.getLogger(__name__)
 
@@ -26,75 +28,13 @@ _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
 _STREAM_GRACE_SECONDS = 30.0
 """How much longer than it was asked to last a watch is waited for before the connection counts as dead."""
 
-Object = dict[str, Any]
 Propagation = Literal["Background", "Foreground", "Orphan"]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of object, and where the API keeps it."""
-
-    group: str
-    version: str
-    plural: str
-    name: str
-    namespaced: bool = True
-
-    @property
-    def api_version(self) -> str:
-        """Return what objects of this kind say in `apiVersion`."""
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    def __str__(self) -> str:
-        return f"{self.plural}.{self.group}" if self.group else self.plural
-
-
-PODS = Kind("", "v1", "pods", "Pod")
-EVENTS = Kind("", "v1", "events", "Event")
-CONFIG_MAPS = Kind("", "v1", "configmaps", "ConfigMap")
-SECRETS = Kind("", "v1", "secrets", "Secret")
-SERVICE_ACCOUNTS = Kind("", "v1", "serviceaccounts", "ServiceAccount")
-QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota")
-NAMESPACES = Kind("", "v1", "namespaces", "Namespace", namespaced=False)
-NODES = Kind("", "v1", "nodes", "Node", namespaced=False)
-STORAGE_CLASSES = Kind("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
-JOBS = Kind("batch", "v1", "jobs", "Job")
-TRAIN_JOBS = Kind("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob")
-TRAINING_RUNTIMES = Kind("trainer.kubeflow.org", "v1alpha1", "trainingruntimes", "TrainingRuntime")
-CLUSTER_TRAINING_RUNTIMES = Kind(
-    "trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes", "ClusterTrainingRuntime", namespaced=False
+_ACCESS_REVIEWS = Kind(
+    "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False
 )
-JOB_SETS = Kind("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet")
-LOCAL_QUEUES = Kind("kueue.x-k8s.io", "v1beta1", "localqueues", "LocalQueue")
-WORKLOADS = Kind("kueue.x-k8s.io", "v1beta1", "workloads", "Workload")
-
-
-class Forbidden(InvalidInput):
-    """The API does not let us do this (401, 403)."""
-
-
-class NotServed(InvalidInput):
-    """The API does not know this kind of object: its CustomResourceDefinition is not installed."""
-
-
-class Conflict(Transient):
-    """The object exists already, or is not any more what the change was made for (409)."""
-
-    def __init__(self, message: str, *, exists: bool = False) -> None:
-        super().__init__(message)
-        self.exists = exists
-
-
-class Gone(Transient):
-    """The resource version is too old for a watch: list again (410)."""
-
-
-class Unavailable(Transient):
-    """The API cannot be reached, or asks to be left alone for `after` seconds."""
-
-    def __init__(self, message: str, *, after: float = 0.0) -> None:
-        super().__init__(message)
-        self.after = after
+_METHODS = {
+    "get": "GET", "list": "GET", "watch": "GET", "create": "POST", "patch": "PATCH", "delete": "DELETE",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,51 +63,6 @@ class Access:
 
     def __bool__(self) -> bool:
         return self.allowed
-
-
-class Stream:
-    """Lines of an answer that goes on; `close` from any thread ends the iteration."""
-
-    def __init__(self, response: Any) -> None:
-        self._response = response
-        self._closed = False
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield lines without their ends. Raises Unavailable when the connection breaks."""
-        import urllib3
-
-        rest, whole = b"", False
-        try:
-            for chunk in self._response.stream(2**16):
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    yield line.decode("utf-8", "replace")
-            whole = True
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
-            # A response that another thread closes raises whatever it happens to find missing.
-            if not self._closed:
-                raise Unavailable(f"the connection to the Kubernetes API broke: {error}") from error
-            return
-        finally:
-            if whole:
-                self._response.release_conn()
-            else:
-                self.discard()
-        if rest and not self._closed:
-            yield rest.decode("utf-8", "replace")
-
-    def discard(self) -> None:
-        """Give up the connection, in the thread that reads."""
-        self._closed = True
-        self._response.close()
-
-    def close(self) -> None:
-        """End the answer, also while another thread waits for its next line."""
-        self._closed = True
-        try:
-            self._response.shutdown()
-        except (ValueError, OSError, RuntimeError):  # it has ended already
-            return
 
 
 def in_cluster() -> bool:
@@ -278,7 +173,7 @@ class Cluster:
         fields: str = "",
         seconds: float = 240.0,
         namespace: str = "",
-    ) -> Iterator["Watch"]:
+    ) -> Iterator[Watch]:
         """Open the changes since a version, for some seconds; they are read outside of any retry.
 
         Raises Gone (list again) or Unavailable when opened or read.
@@ -330,7 +225,7 @@ class Cluster:
                     lambda: self._call("get", PODS, pod, "log", query=query, namespace=namespace, read=seconds)
                 )
             )
-        except _NotFound:
+        except NotFound:
             return None
 
     def events(self, name: str, *, uid: str = "", namespace: str = "") -> Sequence[Object]:
@@ -374,7 +269,7 @@ class Cluster:
         root = "/apis" if "/" in group_version else "/api"
         try:
             found = self._json(lambda: self._send("GET", f"{root}/{group_version}"))
-        except _NotFound:
+        except NotFound:
             return False
         return any(resource["kind"] == kind and "/" not in resource["name"] for resource in found["resources"])
 
@@ -386,7 +281,7 @@ class Cluster:
         subresource = values.pop("subresource", "")
         try:
             return self._json(lambda: self._call(verb, kind, name, subresource, **values))
-        except _NotFound as error:
+        except NotFound as error:
             if name:
                 return None
             raise InvalidInput(f"cannot {verb} {kind}: {error}; see that the namespace exists") from error
@@ -428,14 +323,14 @@ class Cluster:
         place = (namespace or self.namespace) if kind.namespaced else ""
         root = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
         parts = [root, *(["namespaces", place] if place else []), kind.plural, name, subresource]
-        question = _Question(self.identity, verb, kind, name, subresource, place)
+        question = Question(self.identity, verb, kind, name, subresource, place)
         return self._send(_METHODS[verb], "/".join(part for part in parts if part), question, query, body, read)
 
     def _send(
         self,
         method: str,
         path: str,
-        question: "_Question | None" = None,
+        question: Question | None = None,
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         read: float = _READ_SECONDS,
@@ -463,42 +358,10 @@ class Cluster:
                     f"the certificate of the Kubernetes API at {host} is not accepted: {error.reason}; see "
                     "certificate-authority in kubeconfig"
                 ) from error
-            raise _translated(error, question or _Question(self.identity, "get", None, path)) from error
+            raise translated(error, question or Question(self.identity, "get", None, path)) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(f"the Kubernetes API at {host} cannot be reached: {error}") from error
         return response
-
-
-@dataclass
-class Watch:
-    """Changes of objects, each a pair of its type (ADDED, MODIFIED, DELETED, BOOKMARK) and the object."""
-
-    stream: Stream
-
-    def __iter__(self) -> Iterator[tuple[str, Object]]:
-        """Yield changes until the time asked for is over."""
-        for line in self.stream:
-            try:
-                change = json.loads(line)
-            except ValueError as error:  # cut off in the middle
-                raise Unavailable("the connection to the Kubernetes API broke in the middle of a change") from error
-            if change["type"] != "ERROR":
-                yield change["type"], change["object"]
-                continue
-            status = change["object"]
-            message = f"the watch ended: {status.get('message', 'no reason given')}"
-            raise Gone(message) if status.get("code") == 410 else Unavailable(message)
-
-    def close(self) -> None:
-        """End the watch, from any thread."""
-        self.stream.close()
-
-
-def event_time(event: Object) -> str:
-    """Return when an event was last seen, RFC 3339."""
-    series = event.get("series") or {}
-    times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
-    return next((time for time in times if time), event["metadata"].get("creationTimestamp") or "")
 
 
 def quantity(text: str | float) -> float:
@@ -509,88 +372,6 @@ def quantity(text: str | float) -> float:
         return float(parse_quantity(str(text)))
     except (ValueError, ArithmeticError) as error:
         raise InvalidInput(f"{text!r} is no quantity of Kubernetes; write it as in 500m, 2, 96Gi") from error
-
-
-class _NotFound(ReasrmError):
-    """There is no such object."""
-
-
-@dataclass(frozen=True)
-class _Question:
-    """Who asked for what."""
-
-    identity: str
-    verb: str
-    kind: Kind | None
-    name: str
-    subresource: str = ""
-    namespace: str = ""
-
-    def __str__(self) -> str:
-        what = f"{self.verb} {self.kind.name if self.kind else ''} {self.name}"
-        return " ".join(f"{what} {f'in namespace {self.namespace}' if self.namespace else ''}".split())
-
-
-_ACCESS_REVIEWS = Kind(
-    "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False
-)
-_METHODS = {
-    "get": "GET", "list": "GET", "watch": "GET", "create": "POST", "patch": "PATCH", "delete": "DELETE",
-}  # fmt: skip
-
-
-def _status(error: Any) -> Object:
-    """Read the Status object of a refusal; `is_status` is false where something else answered."""
-    body = error.body.decode("utf-8", "replace") if isinstance(error.body, bytes) else str(error.body or "")
-    try:
-        status = json.loads(body)
-        is_status = isinstance(status, dict) and status.get("kind") == "Status"
-    except ValueError:
-        is_status = False
-    if not is_status:
-        return {"is_status": False, "message": redact(body.strip()[:500] or str(error.reason)), "reason": ""}
-    message = redact(str(status.get("message") or error.reason))
-    details = status.get("details") or {}
-    return {"is_status": True, "message": message, "reason": status.get("reason", ""), "details": details}
-
-
-def _translated(error: Any, question: _Question) -> ReasrmError:
-    """Return our error for a refusal."""
-    status = _status(error)
-    code, said = int(error.status), status["message"]
-    if code == 429 or code >= 500:
-        after = str((error.headers or {}).get("Retry-After", ""))
-        seconds = float(after) if after.isdecimal() else 0.0
-        return Unavailable(f"the Kubernetes API cannot {question} for now ({code}): {said}", after=seconds)
-    if code in (401, 403):
-        return _forbidden(code, said, question)
-    if code == 404 and question.kind is not None and not status["is_status"]:
-        kind = question.kind
-        return NotServed(
-            f"the cluster has no {kind.name} ({kind.api_version}): install what defines it, the "
-            f"CustomResourceDefinition {kind}, in this very version"
-        )
-    kinds = {404: _NotFound, 410: Gone}
-    if code in kinds:
-        return kinds[code](said)
-    if code == 409:
-        return Conflict(f"cannot {question}: {said}", exists=status["reason"] == "AlreadyExists")
-    return InvalidInput(f"the cluster refuses to {question} ({code}): {said}")
-
-
-def _forbidden(code: int, said: str, question: _Question) -> Forbidden:
-    who = question.identity
-    if code == 401:
-        return Forbidden(f"the Kubernetes API does not accept the credentials of {who}: {said}; renew them")
-    if question.kind is None or " cannot " not in said:  # admission: a quota, a policy, a webhook
-        return Forbidden(f"the cluster does not let {who} {question}: {said}")
-    kind = question.kind
-    plural = f"{kind.plural}/{question.subresource}" if question.subresource else kind.plural
-    where = f"namespace {question.namespace}" if question.namespace else "the whole cluster"
-    return Forbidden(
-        f"{who} may not {question.verb} {plural} of API group {kind.group or 'core'} in {where}: bind a role that "
-        f"allows it to this identity (manifests/base has one with all that a run needs); the API says: {said}"
-    )
 
 
 def _parse(response: Any) -> Object:
