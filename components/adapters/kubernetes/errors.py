@@ -107,6 +107,6 @@ def _forbidden(code: int, said: str, question: Question) -> Forbidden:
     where = f"namespace {question.namespace}" if question.namespace else "the whole cluster"
     return Forbidden(
         f"{who} may not {question.verb} {plural} of API group {kind.group or 'core'} in {where}: bind a role that "
-        f"allows it to this identity (manifests/base has one for runs, manifests/components/training one for TrainJobs); "
+        f"allows it to this identity (one for runs is in manifests/base, for TrainJobs in components/training); "
         f"the API says: {said}"
     )
