@@ -20,9 +20,9 @@ COPY pipeline pipeline
 RUN tools/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-dir dist .
 
 FROM ${BASE}
-# Any user of group 0 may write to /work, as OpenShift has it; Kubernetes mounts a volume there.
-RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /work/home --shell /usr/sbin/nologin reasrm \
-    && install --directory --owner=10001 --group=0 --mode=0775 /work /work/home /work/cache
+# Any user of group 0 may write to /scratch, as OpenShift has it; Kubernetes mounts a volume there.
+RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /scratch/home --shell /usr/sbin/nologin reasrm \
+    && install --directory --owner=10001 --group=0 --mode=0775 /scratch /scratch/home /scratch/cache
 COPY --from=needs /opt/venv /opt/venv
 # The project is a layer of its own: a new version of it is a download of a few hundred kB.
 RUN --mount=type=bind,from=wheel,source=/build,target=/build \
@@ -33,8 +33,8 @@ RUN --mount=type=bind,from=wheel,source=/build,target=/build \
 # USER: a uid without a line in /etc/passwd has no name, and torch asks for one.
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1 \
-    REASRM_WORKDIR=/work HOME=/work/home USER=reasrm \
-    XDG_CACHE_HOME=/work/cache HF_HOME=/work/cache/huggingface MPLCONFIGDIR=/work/cache/matplotlib \
+    REASRM_WORKDIR=/scratch HOME=/scratch/home USER=reasrm \
+    XDG_CACHE_HOME=/scratch/cache HF_HOME=/scratch/cache/huggingface MPLCONFIGDIR=/scratch/cache/matplotlib \
     HF_HUB_DISABLE_TELEMETRY=1 MLFLOW_DISABLE_TELEMETRY=true GIT_PYTHON_REFRESH=quiet
 # Last, so that a new revision alone makes no layer anew.
 ARG BASE
@@ -48,6 +48,6 @@ LABEL org.opencontainers.image.title="reasrm/stage" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE}"
-WORKDIR /work
+WORKDIR /scratch
 USER 10001:0
 CMD ["python3", "-m", "components.prepare", "--help"]

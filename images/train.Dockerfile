@@ -35,9 +35,9 @@ FROM ${BASE}
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ gcc ibverbs-providers libibverbs1 libnuma1 \
     && rm -rf /var/lib/apt/lists/*
-# Any user of group 0 may write to /work, as OpenShift has it; Kubernetes mounts a volume there.
-RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /work/home --shell /usr/sbin/nologin reasrm \
-    && install --directory --owner=10001 --group=0 --mode=0775 /work /work/home /work/cache
+# Any user of group 0 may write to /scratch, as OpenShift has it; Kubernetes mounts a volume there.
+RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /scratch/home --shell /usr/sbin/nologin reasrm \
+    && install --directory --owner=10001 --group=0 --mode=0775 /scratch /scratch/home /scratch/cache
 COPY --from=needs /opt/venv /opt/venv
 # The project is a layer of its own: a new version of it is a download of a few hundred kB.
 RUN --mount=type=bind,from=wheel,source=/build,target=/build \
@@ -49,11 +49,11 @@ RUN --mount=type=bind,from=wheel,source=/build,target=/build \
 # needs. NVIDIA_VISIBLE_DEVICES is not set: with `all`, a pod that asked for no GPU would see every one.
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONNOUSERSITE=1 \
-    REASRM_WORKDIR=/work HOME=/work/home USER=reasrm \
-    XDG_CACHE_HOME=/work/cache HF_HOME=/work/cache/huggingface MPLCONFIGDIR=/work/cache/matplotlib \
-    TRITON_HOME=/work/cache TRITON_CACHE_DIR=/work/cache/triton TORCHINDUCTOR_CACHE_DIR=/work/cache/inductor \
-    TORCH_EXTENSIONS_DIR=/work/cache/torch_extensions VLLM_CACHE_ROOT=/work/cache/vllm NUMBA_CACHE_DIR=/work/cache/numba \
-    FLASHINFER_WORKSPACE_BASE=/work/cache CUDA_CACHE_PATH=/work/cache/cuda \
+    REASRM_WORKDIR=/scratch HOME=/scratch/home USER=reasrm \
+    XDG_CACHE_HOME=/scratch/cache HF_HOME=/scratch/cache/huggingface MPLCONFIGDIR=/scratch/cache/matplotlib \
+    TRITON_HOME=/scratch/cache TRITON_CACHE_DIR=/scratch/cache/triton TORCHINDUCTOR_CACHE_DIR=/scratch/cache/inductor \
+    TORCH_EXTENSIONS_DIR=/scratch/cache/torch_extensions VLLM_CACHE_ROOT=/scratch/cache/vllm NUMBA_CACHE_DIR=/scratch/cache/numba \
+    FLASHINFER_WORKSPACE_BASE=/scratch/cache CUDA_CACHE_PATH=/scratch/cache/cuda \
     CUDA_HOME=/opt/venv/lib/python3.11/site-packages/nvidia/cu13 NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     HF_HUB_DISABLE_TELEMETRY=1 MLFLOW_DISABLE_TELEMETRY=true VLLM_NO_USAGE_STATS=1 GIT_PYTHON_REFRESH=quiet
 # Last, so that a new revision alone makes no layer anew.
@@ -69,6 +69,6 @@ LABEL org.opencontainers.image.title="reasrm/train" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE}"
-WORKDIR /work
+WORKDIR /scratch
 USER 10001:0
 CMD ["python3", "-m", "components.sft", "--help"]

@@ -15,7 +15,7 @@ from components.core.records import explain
 from pipeline.profile import KEYS, Image, Profile, Secret
 
 USER_ID = 10_001
-WORK = "/work"
+WORK = "/scratch"
 TRAINING_HOURS = 96
 """Longest attempt at SFT or GRPO."""
 TRACKED: tuple[Secret, ...] = ("store", "tracking")

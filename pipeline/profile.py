@@ -58,7 +58,7 @@ class Machine(Strict):
 
 
 class Work(Strict):
-    """The scratch volume of each task at /work: copies of models, checkpoints on their way to S3."""
+    """The scratch volume of each task at /scratch: copies of models, checkpoints on their way to S3."""
 
     size: str = "50Gi"
     machine_size: str = "500Gi"
@@ -72,8 +72,8 @@ class TrainJob(Strict):
     queue: str = ""
     """Local queue of Kueue; empty: none."""
     storage_class: str = ""
-    """Class of a volume that is made for each pod and goes with it, for /work; empty: an emptyDir on the node's disk.
-    Pods of KFP's own always have that: they get no fsGroup, so they could not write to a new volume."""
+    """Class of a volume for /scratch that is made for each pod and goes with it; empty: an emptyDir on the node's
+    disk. Pods of KFP's own always have that: they get no fsGroup, so they could not write to a new volume."""
     launcher_cpu: str = "1"
     launcher_memory: str = "4Gi"
     """Of the task that starts the TrainJob and waits for it."""

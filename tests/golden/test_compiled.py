@@ -64,7 +64,7 @@ def test_each_parses_into_the_pipeline_and_the_platform_spec(golden):
         assert parsed.security_context.run_as_non_root, name
         assert parsed.active_deadline_seconds > 0, name
         assert parsed.pod_metadata.labels["app.kubernetes.io/part-of"] == "reasrm", name
-        assert parsed.empty_dir_mounts[-1].mount_path == "/work", name
+        assert parsed.empty_dir_mounts[-1].mount_path == "/scratch", name
         assert all(secret.optional for secret in parsed.secret_as_env), name
 
 

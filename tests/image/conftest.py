@@ -24,7 +24,7 @@ DOCKERD_VARIABLE = "REASRM_DOCKERD"
 START_SECONDS = 30.0
 HARDENED: Sequence[str] = (
     "--network", "host", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
-    "--tmpfs", "/work:exec,mode=1777", "--tmpfs", "/tmp:exec,mode=1777",
+    "--tmpfs", "/scratch:exec,mode=1777", "--tmpfs", "/tmp:exec,mode=1777",
 )  # fmt: skip
 """As restricted as a pod of a namespace with Pod Security `restricted` and a read-only root."""
 

@@ -21,7 +21,7 @@ RESTRICTED = {
     "read_only": True,
     "cap_drop": ["ALL"],
     "security_opt": ["no-new-privileges"],
-    "tmpfs": {"/work": "exec,mode=1777", "/tmp": "exec,mode=1777"},
+    "tmpfs": {"/scratch": "exec,mode=1777", "/tmp": "exec,mode=1777"},
 }
 
 

@@ -49,12 +49,11 @@ def test_it_says_what_it_is_and_is_no_larger_than_it_was(image):
 
 
 def test_a_process_writes_to_its_work_folder_alone(image):
-    script = (
-        "for folder in /work /work/home /work/cache /tmp; do mkdir -p $folder && touch $folder/file || exit 1; done"
-    )
+    folders = "/scratch /scratch/home /scratch/cache /tmp"
+    script = f"for folder in {folders}; do mkdir -p $folder && touch $folder/file || exit 1; done"
     image.run("sh", "-c", script)
     found = image.run("sh", "-c", "find / -xdev -writable \\( -type f -o -type d \\) 2>/dev/null || true")
-    assert [path for path in found.splitlines() if not path.startswith(("/proc", "/dev", "/work", "/tmp"))] == []
+    assert [path for path in found.splitlines() if not path.startswith(("/proc", "/dev", "/scratch", "/tmp"))] == []
 
 
 def test_nothing_can_be_installed(image):

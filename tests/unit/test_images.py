@@ -124,12 +124,12 @@ def test_labels_say_what_it_is(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_all_that_is_written_goes_below_work(name):
     env = variables(name, "ENV")
-    assert env["REASRM_WORKDIR"] == "/work"
-    assert env["HOME"] == "/work/home"
+    assert env["REASRM_WORKDIR"] == "/scratch"
+    assert env["HOME"] == "/scratch/home"
     wanted = CACHES if name == "train.Dockerfile" else CACHES[:2]
-    assert all(env[cache].startswith("/work/cache") for cache in wanted)
+    assert all(env[cache].startswith("/scratch/cache") for cache in wanted)
     folders = {key for key in env if re.search(r"CACHE|HOME|DIR$|_BASE$", key) and not key.startswith("PIP_")}
-    assert {key for key in folders if not env[key].startswith("/work")} <= {"CUDA_HOME"}
+    assert {key for key in folders if not env[key].startswith("/scratch")} <= {"CUDA_HOME"}
 
 
 def test_the_images_differ_only_where_they_must():

@@ -33,8 +33,8 @@ class TrainJobSettings(BaseModel):
         gt=0,
         description="Hours after which the TrainJob is ended, from its creation; with a queue from its last admission.",
     )
-    work_size: str = Field("500Gi", description="Disk for /work: base model, checkpoints, caches.")
-    storage_class: str = Field("", description="Class of a volume for /work; empty: the node's own disk.")
+    work_size: str = Field("500Gi", description="Disk for /scratch: base model, checkpoints, caches.")
+    storage_class: str = Field("", description="Class of a volume for /scratch; empty: the node's own disk.")
 
     @classmethod
     def parse(cls, text: str) -> Self:

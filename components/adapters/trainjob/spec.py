@@ -18,7 +18,7 @@ MANAGER = "reasrm/launcher"
 REPLICATED_JOB = "node"
 CONTAINER = "node"
 FILES = "/etc/reasrm/job"
-SCRATCH = "/work/job"
+SCRATCH = "/scratch/job"
 TERMINATION_LOG = "/dev/termination-log"
 PODS_LABEL = "jobset.sigs.k8s.io/jobset-name"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -181,7 +181,7 @@ def _environment(job: Job, settings: TrainJobSettings, environment: Mapping[str,
     """Return the variables of the processes; of two that have one name the plain one wins."""
     stop = stop_seconds()
     plain = {
-        "REASRM_WORKDIR": "/work",
+        "REASRM_WORKDIR": "/scratch",
         STOP_VARIABLE: str(stop),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(stop),
         "PYTHONUNBUFFERED": "1",
@@ -224,7 +224,7 @@ def _pod(labels: Mapping[str, str], settings: TrainJobSettings, name: str) -> Ob
                 "name": CONTAINER,
                 "volumeMounts": [
                     {"name": "reasrm-job", "mountPath": FILES, "readOnly": True},
-                    {"name": "reasrm-work", "mountPath": "/work"},
+                    {"name": "reasrm-work", "mountPath": "/scratch"},
                     {"name": "reasrm-shm", "mountPath": "/dev/shm"},  # noqa: S108
                 ],
             }

@@ -90,17 +90,17 @@ def test_every_machine_runs_the_stage(monkeypatch):
     assert command[:3] == ["python", "-m", "components.adapters.torchrun"]
     assert command[4:6] == ["-m", "components.sft"]
     assert "/etc/reasrm/job/config.json" in command
-    assert command[command.index("--output") + 1] == "/work/job/output.json"  # the files' folder cannot be written
+    assert command[command.index("--output") + 1] == "/scratch/job/output.json"  # the files' folder cannot be written
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (4, 8)
     assert trainer["resourcesPerNode"]["limits"] == {"memory": "96Gi", "nvidia.com/gpu": "8"}
     mounts = {mount["mountPath"]: mount["name"] for mount in pod_of(wanted)["spec"]["containers"][0]["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod_of(wanted)["spec"]["volumes"]}
     assert volumes[mounts["/etc/reasrm/job"]]["configMap"]["name"] == wanted.name == wanted.files["metadata"]["name"]
-    claim = volumes[mounts["/work"]]["ephemeral"]["volumeClaimTemplate"]["spec"]
+    claim = volumes[mounts["/scratch"]]["ephemeral"]["volumeClaimTemplate"]["spec"]
     assert claim["resources"]["requests"]["storage"] == "500Gi"
     assert volumes[mounts["/dev/shm"]]["emptyDir"] == {"medium": "Memory", "sizeLimit": "16Gi"}
     found = variables(wanted)
-    assert found["REASRM_WORKDIR"]["value"] == "/work"
+    assert found["REASRM_WORKDIR"]["value"] == "/scratch"
     assert found["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]["value"] == found["REASRM_STOP_SECONDS"]["value"] == "200"
     assert pod_of(wanted)["spec"]["terminationGracePeriodSeconds"] > 200
     assert found["REASRM_TERMINATION_LOG"]["value"] == "/dev/termination-log"
