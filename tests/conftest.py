@@ -46,7 +46,7 @@ def s3(served: Services) -> Bucket:
     return Bucket(Storage.from_env(), f"s3://{BUCKET}/test-{uuid.uuid4().hex[:12]}")
 
 
-STAGE_SECONDS = 180.0
+STAGE_SECONDS = 400.0
 
 
 @dataclass
