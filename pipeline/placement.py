@@ -138,7 +138,8 @@ class OnKubernetes:
         kubernetes.add_pod_label(task, "app.kubernetes.io/component", name.replace("_", "-"))
         # Not an input, which would be in the key of KFP's cache.
         kubernetes.use_field_path_as_env(task, env_name="REASRM_RUN_ID", field_path="metadata.labels['pipeline/runid']")
-        self._work(task, profile.work.machine_size if on_machine else profile.work.size)
+        size = profile.work.machine_size if on_machine else profile.work.size
+        kubernetes.empty_dir_mount(task, volume_name="work", mount_path=WORK, size_limit=size)
         for kind in needs.secrets:
             secret = of_run["teacher_secret"] if kind == "teacher" else getattr(profile.secrets, kind)
             kubernetes.use_secret_as_env(
@@ -164,11 +165,6 @@ class OnKubernetes:
             medium="Memory",
             size_limit=self.profile.shared_memory,
         )
-
-    def _work(self, task: Any, size: str) -> None:
-        from kfp import kubernetes
-
-        kubernetes.empty_dir_mount(task, volume_name="work", mount_path=WORK, size_limit=size)
 
 
 @dataclass(frozen=True)

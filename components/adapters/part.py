@@ -16,7 +16,6 @@ import importlib.util
 import logging
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +26,7 @@ from components.adapters.entry import kfp_task, parse_settings, read_manifest, r
 from components.adapters.progress import Progress
 from components.adapters.stage import (
     COPIES,
-    Inputs,
-    Output,
     Stopped,
-    Work,
     check_content,
     describe_work,
     exclusive,
@@ -176,7 +172,7 @@ def run_part(
             if work.committed() is not None:
                 summary = "the stage is done already"
             else:
-                summary = work_of.run_part(settings, *_places(work, tracking, progress), share)
+                summary = work_of.run_part(settings, *work.places(work.workdir / "output", tracking, progress), share)
         work.clear((*COPIES, "output"))
         progress.end("done", summary)
         return summary
@@ -203,15 +199,6 @@ def _module(stage: str) -> Any:
     if importlib.util.find_spec(name) is None:
         raise InvalidInput(f"{stage} cannot be done in parts; run the stage alone")
     return importlib.import_module(name)
-
-
-def _places(work: Work, tracking: Any, progress: Progress) -> tuple[Inputs, Output]:
-    directory = work.workdir / "output"
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    sources = work.sources or ()
-    output = Output(work.uri, directory, work.workdir, work.storage, tracking, progress, work.key, sources=sources)
-    return Inputs(work.inputs, work.storage, work.workdir / "inputs"), output
 
 
 def _task_name(stage: str, part: str) -> str:

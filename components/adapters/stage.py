@@ -138,14 +138,18 @@ class Work:
 
     def run(self, directory: Path, tracking: "StageRun", progress: Progress) -> tuple[dict[str, Any], Output]:
         """Call the stage's `run` with an empty output folder; return its statistics and what it said about them."""
+        inputs, output = self.places(directory, tracking, progress)
+        stage = importlib.import_module(f"components.{self.stage}.run")
+        return stage.run(self.settings, inputs, output), output
+
+    def places(self, directory: Path, tracking: "StageRun", progress: Progress) -> tuple[Inputs, Output]:
+        """Return what the work reads, and where its result goes: `directory`, which is emptied."""
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
         output = Output(
             self.uri, directory, self.workdir, self.storage, tracking, progress, self.key, sources=self.sources or ()
         )
-        stage = importlib.import_module(f"components.{self.stage}.run")
-        statistics = stage.run(self.settings, Inputs(self.inputs, self.storage, self.workdir / "inputs"), output)
-        return statistics, output
+        return Inputs(self.inputs, self.storage, self.workdir / "inputs"), output
 
     def clear(self, folders: Sequence[str]) -> None:
         """Delete folders below the working folder."""
