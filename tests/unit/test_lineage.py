@@ -4,7 +4,8 @@ import pytest
 
 from components.core.errors import InvalidInput
 from components.core.manifest import Manifest, Parent
-from pipeline.lineage import chain, render, to_json
+from pipeline.lineage import chain, render
+from pipeline.lineage.openlineage import to_json
 
 
 class Store:
@@ -121,7 +122,7 @@ def test_markup_in_a_name_is_shown_as_it_is(store):
 
 
 def test_json_holds_the_whole_tree(store):
-    tree = json.loads(to_json(chain("s3://bucket/sft", store, find_run=no_runs)))
+    tree = json.loads(to_json(chain("s3://bucket/sft", store, find_run=no_runs), (), ()))["tree"]
     assert tree["parents"][0]["parents"][0]["stage"] == "traces"
 
 
