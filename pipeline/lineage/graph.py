@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pipeline.lineage.walk import REGISTRY, RUN, SOURCE, STAGES, LineageNode
 
 COLUMNS = (SOURCE, *STAGES, REGISTRY, RUN)
-BOX, GAP, ROW, HEAD, MARGIN = (132, 46), 44, 62, 34, 8
-"""Pixels: a box's width and height, the space between columns, from row to row, above the boxes, around it all."""
+BOX, GAP, ROW, HEAD, MARGIN, DEPTH = (132, 46), 44, 62, 34, 8, 16
+"""Pixels: a box's width and height, the space between columns, from row to row, above the boxes, around it
+all, and how much lower an arrow hangs for each column that it passes."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def layout(trees: Iterable[LineageNode]) -> Graph:
         arrows=tuple(_arrow(boxes[start], boxes[end]) for start, end in links),
         headings=tuple((MARGIN + place * (BOX[0] + GAP), name) for place, name in enumerate(used)),
         width=2 * MARGIN + len(used) * (BOX[0] + GAP) - GAP,
-        height=HEAD + 2 * MARGIN + rows * ROW,
+        height=HEAD + 2 * MARGIN + rows * ROW + DEPTH * len(used) * 3 // 4,
     )
 
 
@@ -81,7 +82,12 @@ def _column(node: LineageNode) -> str:
 
 
 def _arrow(start: Box, end: Box) -> str:
-    """Return a curve from the right side of a box to the left side of another, beside them in the same column."""
-    x1, y1, x2, y2 = start.x + BOX[0], start.y + BOX[1] // 2, end.x, end.y + BOX[1] // 2
-    bend = max(abs(x2 - x1) // 2, GAP // 2)
-    return f"M{x1} {y1}C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
+    """Return a curve to the next column from side to side, and to one further on below what stands between."""
+    span = (end.x - start.x) // (BOX[0] + GAP)
+    if span <= 1:
+        x1, y1, x2, y2 = start.x + BOX[0], start.y + BOX[1] // 2, end.x, end.y + BOX[1] // 2
+        bend = max(abs(x2 - x1) // 2, GAP // 2)
+        return f"M{x1} {y1}C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
+    x1, x2, y1, y2 = start.x + BOX[0] * 2 // 3, end.x + BOX[0] // 3, start.y + BOX[1], end.y + BOX[1]
+    low = max(y1, y2) + DEPTH * span
+    return f"M{x1} {y1}C{x1} {low} {x2} {low} {x2} {y2}"

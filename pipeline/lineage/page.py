@@ -7,10 +7,10 @@ from components.adapters.page import render_page, shown
 from pipeline.lineage.graph import BOX, HEAD, Box, layout
 from pipeline.lineage.text import DIGEST_CHARS, short, title
 from pipeline.lineage.verify import Finding
-from pipeline.lineage.walk import LineageNode
+from pipeline.lineage.walk import REGISTRY, SOURCE, LineageNode
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"
-MAX_NAME, MAX_VALUE = 19, 600
+MAX_NAME, MAX_VALUE = 18, 600
 
 
 def render_html(
@@ -39,14 +39,19 @@ def _same(node: LineageNode) -> tuple[str, str]:
     return (node.name, node.uri)
 
 
+def _file(node: LineageNode) -> str:
+    return node.uri.rstrip("/").rpartition("/")[2]
+
+
 def _row(box: Box, drift: Sequence[str]) -> dict[str, object]:
     node = box.node
-    name = title(node)
+    name = node.name if node.stage == REGISTRY else f"source {_file(node)}" if node.name == SOURCE else title(node)
+    label = _file(node) if node.name == SOURCE else name
     return {
         "box": box,
         "key": _same(node),
         "name": name,
-        "short": name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…",
+        "short": label if len(label) <= MAX_NAME else f"{label[: MAX_NAME - 1]}…",
         "digest": node.digest[:DIGEST_CHARS],
         "facts": [(key, shown(short(value), MAX_VALUE)) for key, value in node.statistics.items()],
         "problems": list(dict.fromkeys([*([node.problem] if node.problem else []), *drift])),
