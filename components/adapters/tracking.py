@@ -206,11 +206,14 @@ def find_run(digest: str) -> str | None:
     return _call(f"looking up the run that made {digest}", work)
 
 
-def find_outputs(run_id: str) -> list[StageOutput]:
-    """Return what the stages of a pipeline run (KFP's id) made, parts aside. Raises Transient or InvalidInput."""
+def find_outputs(run_id: str, tag: str = "reasrm.run_id") -> list[StageOutput]:
+    """Return what the stages of a pipeline run made, parts aside. Raises Transient or InvalidInput.
+
+    The run is named by KFP's id, or with the tag `mlflow.parentRunId` by MLflow's of its parent run.
+    """
 
     def work(client: Any) -> list[StageOutput]:
-        query = f"tags.`reasrm.run_id` = {quoted(run_id)}"
+        query = f"tags.`{tag}` = {quoted(run_id)}"
         tagged = [
             (run.info.run_id, run.data.tags)
             for run in client.search_runs(all_experiments(client), query, max_results=1000)

@@ -172,12 +172,14 @@ def _verified(tree: "LineageNode", storage: "Storage") -> "list[Finding]":
 def _tell(findings: "list[Finding]", console: "Console") -> None:
     from rich.text import Text
 
+    from components.adapters.page import plain
+
     console.print()
     for finding in findings:
         for problem in finding.drift:
-            console.print(Text(f"drift: {finding.name} {finding.uri}: {problem}", "bold red"), soft_wrap=True)
+            console.print(Text(plain(f"drift: {finding.name} {finding.uri}: {problem}"), "bold red"), soft_wrap=True)
         if finding.note:
-            console.print(Text(f"note: {finding.name} {finding.uri} {finding.note}", "yellow"), soft_wrap=True)
+            console.print(Text(plain(f"note: {finding.name} {finding.uri} {finding.note}"), "yellow"), soft_wrap=True)
     kept = [finding for finding in findings if not finding.drift and finding.num_files]
     files, size = sum(one.num_files for one in kept), sum(one.num_bytes for one in kept)
     drifted = sum(bool(finding.drift) for finding in findings)

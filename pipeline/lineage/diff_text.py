@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from components.adapters.page import plain
 from pipeline.lineage.difference import Change, Difference, Paired
 from pipeline.lineage.text import short
 
@@ -61,24 +62,24 @@ def _data(found: Difference) -> Table:
 
 
 def _ids(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:NUM_IDS_SHOWN]) + (", ..." if len(ids) > NUM_IDS_SHOWN else "")
+    return plain(", ".join(ids[:NUM_IDS_SHOWN])) + (", ..." if len(ids) > NUM_IDS_SHOWN else "")
 
 
 def _changes(name: str, listed: Sequence[Change], found: Difference) -> Table:
     table = _table(name, "", (found.old, found.new))
     for change in listed:
-        table.add_row(Text(change.name), *(Text(_cell(value)) for value in (change.old, change.new)))
+        table.add_row(Text(plain(change.name)), *(Text(_cell(value)) for value in (change.old, change.new)))
     return table
 
 
 def _cell(value: Any) -> str:
-    return "-" if value is None else short(value)
+    return "-" if value is None else plain(short(value))
 
 
 def _scores(found: Difference) -> Table:
     table = _table("scores in percent, each on its own pairs", "", (found.old, found.new))
     for score in found.scores:
-        table.add_row(Text(score.name), *(Text(_score(value)) for value in (score.old, score.new)))
+        table.add_row(Text(plain(score.name)), *(Text(_score(value)) for value in (score.old, score.new)))
     return table
 
 

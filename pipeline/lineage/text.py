@@ -7,6 +7,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
+from components.adapters.page import plain
 from pipeline.lineage.walk import LineageNode
 
 NUM_STATISTICS_SHOWN = 6
@@ -24,12 +25,12 @@ def rich_tree(node: LineageNode, into: Tree | None = None) -> Tree:
 
 def title(node: LineageNode) -> str:
     """Return what a node is called."""
-    return node.name if node.stage in {"", node.name} else f"{node.name} ({node.stage})"
+    return plain(node.name if node.stage in {"", node.name} else f"{node.name} ({node.stage})")
 
 
 def facts(node: LineageNode) -> list[str]:
     """Return a node's first few statistics in words."""
-    return [f"{key}={short(value)}" for key, value in list(node.statistics.items())[:NUM_STATISTICS_SHOWN]]
+    return [plain(f"{key}={short(value)}") for key, value in list(node.statistics.items())[:NUM_STATISTICS_SHOWN]]
 
 
 def short(value: Any) -> str:
@@ -38,11 +39,11 @@ def short(value: Any) -> str:
 
 
 def _label(node: LineageNode) -> Text:
-    text = Text.assemble((title(node), "bold"), f"  {node.digest[:DIGEST_CHARS]}  ", (node.uri, "cyan"))
+    text = Text.assemble((title(node), "bold"), f"  {plain(node.digest[:DIGEST_CHARS])}  ", (plain(node.uri), "cyan"))
     if node.repeated:
         return text.append("  (see above)", style="dim")
     if node.problem:
-        text.append(f"\n! {node.problem}", style="bold red")
+        text.append(f"\n! {plain(node.problem)}", style="bold red")
     words = facts(node)
     if node.mlflow_run_id:
         words.insert(0, f"run {node.mlflow_run_id}")

@@ -7,7 +7,7 @@ helps to find the start (a registered version, a run) and to name the run behind
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -122,19 +122,23 @@ def _from_mlflow(walk: "_Walk", run: str) -> LineageNode:
         raise InvalidInput(f"MLflow has no run {run}; check the id and MLFLOW_TRACKING_URI")
     if uri := tags.get("reasrm.output_uri"):
         return _start(walk, uri)
-    pipeline_run = tags.get("reasrm.run_id", "")
-    found = _from_run(walk, pipeline_run) if tags.get("reasrm.role") == "pipeline" and pipeline_run else None
+    found = _from_outputs(walk, tracking.find_outputs(run, tag="mlflow.parentRunId"))
     if found is None:
         raise InvalidInput(f"MLflow run {run} has made no artifact; name a run of a stage that finished")
-    return replace(found, mlflow_run_id=run)
+    name = tags.get("reasrm.run_id") or tags.get("mlflow.runName") or run
+    return replace(found, name=name, mlflow_run_id=run)
 
 
 def _from_run(walk: "_Walk", run_id: str) -> LineageNode | None:
+    found = _from_outputs(walk, tracking.find_outputs(run_id))
+    return found and replace(found, name=run_id)
+
+
+def _from_outputs(walk: "_Walk", outputs: Sequence[tracking.StageOutput]) -> LineageNode | None:
     """Return the tree behind all that a pipeline run's stages made, the last of them first; None if they made nothing.
 
     What an earlier stage made stands where a later one read it.
     """
-    outputs = tracking.find_outputs(run_id)
     if not outputs:
         return None
 
@@ -147,7 +151,7 @@ def _from_run(walk: "_Walk", run_id: str) -> LineageNode | None:
             nodes.append(walk.node(output.stage, Parent(uri=output.uri, digest=output.digest), ()))
     reused = sorted({output.stage for output in outputs if output.reused})
     return LineageNode(
-        name=run_id,
+        name="",
         stage=RUN,
         uri="",
         digest="",
