@@ -312,10 +312,11 @@ class Storage:
     def verify(self, manifest: Manifest, progress: OnBytes | None = None) -> Sequence[str]:
         """Read every object of an artifact and say in words what does not agree with its manifest.
 
-        Raises Transient or InvalidInput when the storage does not let us look, which says nothing of the bytes.
+        `progress` is called from several threads. Raises Transient or InvalidInput when the storage does not let us
+        look, which says nothing of the bytes.
         """
-        problems = []
-        for entry in manifest.files:
+
+        def check(entry: FileEntry) -> str:
             bucket, key = split(f"{manifest.uri}/{entry.path}")
             digest, size = hashlib.sha256(), 0
             try:
@@ -326,13 +327,15 @@ class Storage:
                         if progress is not None:
                             progress(len(chunk))
             except Damaged as error:
-                problems.append(f"{entry.path}: {error}")
-                continue
+                return f"{entry.path}: {error}"
             if size != entry.size:
-                problems.append(f"{entry.path}: {size} bytes, the manifest says {entry.size}")
-            elif digest.hexdigest() != entry.sha256:
-                problems.append(f"{entry.path}: sha256 {digest.hexdigest()}, the manifest says {entry.sha256}")
-        return problems
+                return f"{entry.path}: {size} bytes, the manifest says {entry.size}"
+            if digest.hexdigest() != entry.sha256:
+                return f"{entry.path}: sha256 {digest.hexdigest()}, the manifest says {entry.sha256}"
+            return ""
+
+        with ThreadPoolExecutor(max_workers=NUM_FILES_AT_ONCE) as pool:
+            return [problem for problem in pool.map(check, manifest.files) if problem]
 
     def _head(self, uri: str) -> Any | None:
         bucket, key = split(uri)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,13 +159,14 @@ def _below(tree: "LineageNode", storage: "Storage", root: str) -> "list[LineageN
 def _verified(tree: "LineageNode", storage: "Storage") -> "list[Finding]":
     from pipeline.lineage.verify import bytes_to_read, verify
 
-    total, done = bytes_to_read(tree, storage), 0
+    total, done, lock = bytes_to_read(tree, storage), 0, threading.Lock()
     with _bar("bytes hashed") as advance:
 
         def count(num_bytes: int) -> None:
             nonlocal done
-            done += num_bytes
-            advance(done, total)
+            with lock:
+                done += num_bytes
+                advance(done, total)
 
         return list(verify(tree, storage, count))
 
