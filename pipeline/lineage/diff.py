@@ -21,7 +21,19 @@ JUDGING = ("votes", "temperature", "max_tokens", "grammar", "engine", "precision
 TEACHER = ("teachers", "traces", "right", "failed", "prompt_tokens", "completion_tokens", "cost")
 OF_ONE_RUN = {
     f"reasrm.{name}"
-    for name in ("run_id", "run_key", "output_uri", "output_digest", "reused", "code_version", "stage", "role", "error")
+    for name in (
+        "run_id",
+        "run_key",
+        "output_uri",
+        "output_digest",
+        "reused",
+        "code_version",
+        "stage",
+        "role",
+        "error",
+        "model_version",
+        "former_version",
+    )
 }
 """Tags that differ between any two runs, or stand elsewhere in the comparison."""
 MEASURES = ("accuracy", "strict_accuracy", "valid_rate", "position_consistency")

@@ -70,7 +70,7 @@ def _merged(known: LineageNode | None, node: LineageNode) -> LineageNode:
     if known is None:
         return node
     problems = [problem for problem in dict.fromkeys([known.problem, node.problem]) if problem]
-    return replace(node if known.repeated else known, problem="; ".join(problems))
+    return replace(node if known.repeated or not known.digest else known, problem="; ".join(problems))
 
 
 def _column(node: LineageNode) -> str:
