@@ -12,6 +12,7 @@ import click
 
 from components.core.errors import ReasrmError
 from pipeline.commands.doctor import doctor
+from pipeline.commands.lineage import lineage
 from pipeline.commands.options import profile_option, recipe_option, redo_option, set_option
 from pipeline.commands.schedule import schedule
 from pipeline.commands.status import status
@@ -139,29 +140,6 @@ def ui(directory: Path) -> None:
             threading.Event().wait()
 
 
-@cli.command(epilog="\b\nExamples:\n  reasrm lineage reasrm-demo\n  reasrm lineage reasrm-demo/3 --json\n")
-@click.argument("model")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-@folder_option
-def lineage(model: str, as_json: bool, directory: Path) -> None:
-    """Show what a model was made from, back to the preference data.
-
-    MODEL is a registered model (name, name/version, name@alias), an MLflow run id or an artifact's s3:// uri.
-    """
-    from pipeline.local import serving
-
-    with serving(directory.absolute()):
-        click.echo(_lineage_text(model, as_json))
-
-
-def _lineage_text(model: str, as_json: bool) -> str:
-    from components.adapters.storage import Storage
-    from pipeline.lineage import chain, render, to_json
-
-    tree = chain(model, Storage.from_env())
-    return to_json(tree) if as_json else render(tree)
-
-
 @cli.command()
 def recipes() -> None:
     """List the recipes that come with reasrm."""
@@ -173,7 +151,7 @@ def recipes() -> None:
         click.echo(f"{name:<{max(map(len, names))}}  {first.removeprefix('#').strip()}")
 
 
-for command in (submit, status, schedule, doctor, upload):
+for command in (lineage, submit, status, schedule, doctor, upload):
     cli.add_command(command)
 
 

@@ -3,6 +3,7 @@
 On a terminal the lines are painted over; elsewhere each event is a line of its own, so that a log stays readable.
 """
 
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.core.judges import in_order
+from pipeline.commands.lineage import SERVERS
 from pipeline.local import SHOWN, Run, Watcher
 
 QUIET_SECONDS = 30.0
@@ -272,4 +274,5 @@ def _outcome(status: Status) -> Text:
 
 def _in_folder(run: Run) -> str:
     directory = shorten(run.folder.parents[1])
-    return "" if directory == ".reasrm" else f" --dir {directory}"
+    named = any(os.environ.get(name) for name in SERVERS)  # lineage would look there
+    return "" if directory == ".reasrm" and not named else f" --dir {directory}"

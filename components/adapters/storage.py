@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import Any
@@ -169,6 +170,14 @@ class Storage:
                 for item in page.get("Contents", [])
             ]
 
+    def folders(self, prefix_uri: str) -> Sequence[str]:
+        """Return the uris of the folders right below a prefix, sorted."""
+        bucket, key = split(f"{prefix_uri.rstrip('/')}/")
+        with self._translated(prefix_uri):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key, Delimiter="/")
+            found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
+        return sorted(f"s3://{bucket}/{folder.rstrip('/')}" for folder in found)
+
     def delete(self, uris: Iterable[str]) -> None:
         """Delete objects; ones that are not there are no error."""
         for uri in uris:
@@ -265,6 +274,11 @@ class Storage:
         except ValueError as error:
             raise Damaged(f"{uri}/{MANIFEST_NAME} is not a manifest of this pipeline: {error}") from error
 
+    def modified(self, uri: str) -> datetime | None:
+        """Return when the artifact at `uri` was committed, or None when it is not."""
+        head = self._head(f"{uri.rstrip('/')}/{MANIFEST_NAME}")
+        return None if head is None else head["LastModified"]
+
     def fetch(
         self, manifest: Manifest, directory: Path, only: Sequence[str] | None = None, progress: OnBytes | None = None
     ) -> Path:
@@ -295,10 +309,14 @@ class Storage:
         self._for_each(get, missing, ended)
         return directory
 
-    def verify(self, manifest: Manifest) -> Sequence[str]:
-        """Read every object of an artifact and say in words what does not agree with its manifest."""
-        problems = []
-        for entry in manifest.files:
+    def verify(self, manifest: Manifest, progress: OnBytes | None = None) -> Sequence[str]:
+        """Read every object of an artifact and say in words what does not agree with its manifest.
+
+        `progress` is called from several threads. Raises Transient or InvalidInput when the storage does not let us
+        look, which says nothing of the bytes.
+        """
+
+        def check(entry: FileEntry) -> str:
             bucket, key = split(f"{manifest.uri}/{entry.path}")
             digest, size = hashlib.sha256(), 0
             try:
@@ -306,14 +324,18 @@ class Storage:
                     for chunk in self.client.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(CHUNK_BYTES):
                         digest.update(chunk)
                         size += len(chunk)
-            except ReasrmError as error:
-                problems.append(f"{entry.path}: {error}")
-                continue
+                        if progress is not None:
+                            progress(len(chunk))
+            except Damaged as error:
+                return f"{entry.path}: {error}"
             if size != entry.size:
-                problems.append(f"{entry.path}: {size} bytes, the manifest says {entry.size}")
-            elif digest.hexdigest() != entry.sha256:
-                problems.append(f"{entry.path}: sha256 {digest.hexdigest()}, the manifest says {entry.sha256}")
-        return problems
+                return f"{entry.path}: {size} bytes, the manifest says {entry.size}"
+            if digest.hexdigest() != entry.sha256:
+                return f"{entry.path}: sha256 {digest.hexdigest()}, the manifest says {entry.sha256}"
+            return ""
+
+        with ThreadPoolExecutor(max_workers=NUM_FILES_AT_ONCE) as pool:
+            return [problem for problem in pool.map(check, manifest.files) if problem]
 
     def _head(self, uri: str) -> Any | None:
         bucket, key = split(uri)

@@ -17,12 +17,16 @@ from components.core.redact import redact
 
 __all__ = [
     "ModelInfo",
+    "StageOutput",
     "StageRun",
     "Status",
     "VersionInfo",
+    "find_logged_model",
     "find_model",
     "find_output",
+    "find_outputs",
     "find_run",
+    "find_versions",
     "finish_parent",
     "get_alias",
     "get_version",
@@ -72,6 +76,17 @@ class VersionInfo:
     description: str
     tags: dict[str, str]
     aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """The artifact of one stage of a pipeline run; `reused`: an earlier run had made it."""
+
+    stage: str
+    uri: str
+    digest: str
+    mlflow_run_id: str
+    reused: bool
 
 
 def quoted(value: str) -> str:
@@ -158,7 +173,15 @@ def search_parent(client: Any, experiment_id: str, run_id: str) -> Any | None:
 
 def find_model(reference: str) -> ModelInfo | None:
     """Return the LoggedModel of a manifest, by digest or uri. Raises Transient or InvalidInput."""
-    model = _call(f"looking up model {reference}", lambda client: search_model(client, reference))
+    return _model(_call(f"looking up model {reference}", lambda client: search_model(client, reference)))
+
+
+def find_logged_model(model_id: str) -> ModelInfo | None:
+    """Return a LoggedModel by MLflow's id, or None. Raises Transient or InvalidInput."""
+    return _model(_call(f"reading logged model {model_id}", lambda client: client.get_logged_model(model_id)))
+
+
+def _model(model: Any) -> ModelInfo | None:
     if model is None:
         return None
     tags = model.tags
@@ -181,6 +204,44 @@ def find_run(digest: str) -> str | None:
         return str(found[0].info.run_id) if found else None
 
     return _call(f"looking up the run that made {digest}", work)
+
+
+def find_outputs(run_id: str, tag: str = "reasrm.run_id") -> list[StageOutput]:
+    """Return what the stages of a pipeline run made, parts aside. Raises Transient or InvalidInput.
+
+    The run is named by KFP's id, or with the tag `mlflow.parentRunId` by MLflow's of its parent run.
+    """
+
+    def work(client: Any) -> list[StageOutput]:
+        query = f"tags.`{tag}` = {quoted(run_id)}"
+        tagged = [
+            (run.info.run_id, run.data.tags)
+            for run in client.search_runs(all_experiments(client), query, max_results=1000)
+        ]
+        return [
+            StageOutput(
+                tags.get("reasrm.stage", ""),
+                tags["reasrm.output_uri"],
+                tags.get("reasrm.output_digest", ""),
+                str(run),
+                tags.get("reasrm.reused") == "true",
+            )
+            for run, tags in tagged
+            if "reasrm.output_uri" in tags and "reasrm.part" not in tags
+        ]
+
+    return _call(f"looking up run {run_id}", work) or []
+
+
+def find_versions(digest: str) -> list[VersionInfo]:
+    """Return the registered versions of a manifest's model, oldest first. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> list[VersionInfo]:
+        found = client.search_model_versions(f"tags.`reasrm.manifest_digest` = {quoted(digest)}")
+        exact = [_version(client.get_model_version(one.name, one.version)) for one in found]
+        return sorted(exact, key=lambda one: (one.name, int(one.version)))
+
+    return _call(f"looking up versions of the model {digest}", work) or []
 
 
 def run_tags(mlflow_run_id: str) -> dict[str, str] | None:

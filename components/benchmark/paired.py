@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
-from scipy import stats
 
 from components.benchmark.aggregate import Cells, combined, divided, resampler_of, suite_units
 from components.benchmark.intervals import Rate, difference, percentiles, wilson
 from components.benchmark.resample import Resampler
 from components.core.errors import InvalidInput
+from components.core.significance import sign_test
 from components.core.suites import Outcome, Suite
 
 NUM_NAMED = 3
@@ -54,12 +54,11 @@ def compare(
     resampler = resampler_of(units[0], num_resamples=num_resamples, seed=seed)
     cells = Cells.of(units[0], resampler), Cells.of(units[1], resampler)
     only_first, only_second = _ahead(*cells)
-    p_value = stats.binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
     return Comparison(
         difference=_difference(suite, cells, resampler, confidence),
         only_first=only_first,
         only_second=only_second,
-        p_value=round(float(p_value), 6),
+        p_value=sign_test(only_first, only_second),
     )
 
 

@@ -4,7 +4,10 @@ import pytest
 
 from components.core.errors import InvalidInput
 from components.core.manifest import Manifest, Parent
-from pipeline.lineage import chain, render, to_json
+from pipeline.lineage import chain, render
+from pipeline.lineage.graph import layout
+from pipeline.lineage.openlineage import to_json
+from pipeline.lineage.page import render_html
 
 
 class Store:
@@ -120,8 +123,26 @@ def test_markup_in_a_name_is_shown_as_it_is(store):
     assert "[red]x[/red]" in render(chain(odd.uri, store, find_run=no_runs))
 
 
+def test_what_data_brings_in_cannot_steer_the_terminal_or_the_page(store):
+    odd = store.add("sft", note="\x1b[2J<script>x</script>")
+    tree = chain(odd.uri, store, find_run=no_runs)
+    assert "\x1b" not in render(tree) and "u001b[2J<script>" in render(tree)
+    page = render_html(odd.uri, tree, [])
+    assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_a_graph_has_a_box_for_each_artifact_and_columns_in_the_order_of_the_work(store):
+    graph = layout([chain("s3://bucket/benchmark", store, find_run=no_runs)])
+    names = ["source", "prepare", "traces", "filter", "sft", "grpo", "benchmark"]
+    assert [heading for _, heading in graph.headings] == names
+    assert [box.node.stage or box.node.name for box in graph.boxes] == names
+    assert [box.x for box in graph.boxes] == sorted({box.x for box in graph.boxes})
+    assert len(graph.arrows) == 10
+    assert all(box.x + 132 <= graph.width and box.y + 46 <= graph.height for box in graph.boxes)
+
+
 def test_json_holds_the_whole_tree(store):
-    tree = json.loads(to_json(chain("s3://bucket/sft", store, find_run=no_runs)))
+    tree = json.loads(to_json(chain("s3://bucket/sft", store, find_run=no_runs), (), ()))["tree"]
     assert tree["parents"][0]["parents"][0]["stage"] == "traces"
 
 

@@ -1,0 +1,63 @@
+"""The tree on the terminal."""
+
+import io
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+from rich.tree import Tree
+
+from components.adapters.page import plain
+from pipeline.lineage.walk import LineageNode
+
+NUM_STATISTICS_SHOWN = 6
+DIGEST_CHARS = 12
+
+
+def rich_tree(node: LineageNode, into: Tree | None = None) -> Tree:
+    """Return the tree for the terminal; below each artifact is what it was made from, or what was made from it."""
+    label = _label(node)
+    branch = Tree(label) if into is None else into.add(label)
+    for other in (*node.parents, *node.children):
+        rich_tree(other, branch)
+    return branch
+
+
+def title(node: LineageNode) -> str:
+    """Return what a node is called."""
+    return plain(node.name if node.stage in {"", node.name} else f"{node.name} ({node.stage})")
+
+
+def facts(node: LineageNode) -> list[str]:
+    """Return a node's first few statistics in words."""
+    return [plain(f"{key}={short(value)}") for key, value in list(node.statistics.items())[:NUM_STATISTICS_SHOWN]]
+
+
+def short(value: Any) -> str:
+    """Return a value in few characters."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _label(node: LineageNode) -> Text:
+    text = Text.assemble((title(node), "bold"), f"  {plain(node.digest[:DIGEST_CHARS])}  ", (plain(node.uri), "cyan"))
+    if node.repeated:
+        return text.append("  (see above)", style="dim")
+    if node.problem:
+        text.append(f"\n! {plain(node.problem)}", style="bold red")
+    words = facts(node)
+    if node.mlflow_run_id:
+        words.insert(0, f"run {node.mlflow_run_id}")
+    return text.append("\n" + ", ".join(words), style="dim") if words else text
+
+
+def render(tree: LineageNode, width: int = 160) -> str:
+    """Return the tree as plain text."""
+    return plain_text(rich_tree(tree), width)
+
+
+def plain_text(part: RenderableType, width: int = 160) -> str:
+    """Return something for the terminal without colours."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, force_terminal=False, soft_wrap=True)
+    with console.capture() as capture:
+        console.print(part)
+    return capture.get()
