@@ -9,6 +9,7 @@ from typing import Any
 from components.adapters.page import NONE, percent, plain
 from components.core.judges import heading
 from components.core.manifest import Manifest
+from components.publish.gate import Decision
 from components.publish.release import Release
 from components.publish.tables import (
     ATTACKS_TEXT,
@@ -19,6 +20,7 @@ from components.publish.tables import (
     attack_rows,
     benchmark_report,
     category_rows,
+    check_rows,
     counts,
     heldout_suite,
     mapping,
@@ -104,26 +106,19 @@ def _teacher(traces: Manifest) -> str:
 
 
 def _decision(release: Release) -> str:
-    decision, alias = release.decision, code(release.config.alias)
-    if release.promoted:
-        outcome = f"**The gate is passed.** The alias {alias} points to this version."
-    elif decision.passed:
-        outcome = f"**The gate is passed.** This run only registers: the alias {alias} was not moved."
-    else:
-        outcome = f"**The gate is not passed.** The alias {alias} was not moved."
+    return render_decision(release.decision, release.outcome).rstrip()
+
+
+def render_decision(decision: Decision, outcome: str = "") -> str:
+    """Return the gate's decision as Markdown: whether it is passed, every check, and the reasons against it."""
+    passed = f"**The gate is {'passed' if decision.passed else 'not passed'}.** {text(outcome)}".rstrip()
     rows = [
-        (
-            text(check.name),
-            percent(check.value),
-            f"{check.bound} {percent(check.threshold)}",
-            "yes" if check.passed else "no",
-        )
-        for check in decision.checks
+        (text(row.name), text(row.measured), text(row.needed), "yes" if row.passed else "no")
+        for row in check_rows(decision)
     ]
-    reasons = "".join(f"\n- {text(reason)}" for reason in decision.reasons)
-    return f"{outcome}\n\n{table(('Check', 'Measured', 'Needed', 'Passed'), rows)}" + (
-        f"\n{reasons}" if reasons else ""
-    )
+    parts = [passed, table(("Check", "Measured", "Needed", "Passed"), rows)]
+    parts += ["\n".join(f"- {text(reason)}" for reason in decision.reasons)] if decision.reasons else []
+    return "\n\n".join(parts) + "\n"
 
 
 def _scores(release: Release) -> str:

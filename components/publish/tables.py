@@ -9,6 +9,7 @@ from components.core.judges import heading, in_order
 from components.core.manifest import Manifest
 
 if TYPE_CHECKING:
+    from components.publish.gate import Decision
     from components.publish.release import Release
 
 PROTOCOLS = ("official", "ours")
@@ -48,6 +49,16 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class CheckRow:
+    """A check of the gate, in words."""
+
+    name: str
+    measured: str
+    needed: str
+    passed: bool
+
+
+@dataclass(frozen=True)
 class SuiteRow:
     """A suite's score under one protocol; `cells` are (value, interval), one for each of the rows of scores.
 
@@ -73,6 +84,21 @@ class AttackRow:
     lost: tuple[str, str]
     clean_right: str
     note: str
+
+
+def check_rows(decision: "Decision") -> list[CheckRow]:
+    """Return what the gate looked at; a check without a number says what was found instead."""
+    return [
+        CheckRow(
+            name=check.name,
+            measured=": ".join(filter(None, [NONE if check.value is None else percent(check.value), check.note]))
+            if check.value is not None or not check.note
+            else check.note,
+            needed="holds" if check.threshold is None else f"{check.bound} {percent(check.threshold)}",
+            passed=check.passed,
+        )
+        for check in decision.checks
+    ]
 
 
 def score_rows(release: "Release") -> list[ScoreRow]:

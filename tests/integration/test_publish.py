@@ -2,7 +2,9 @@ import gzip
 import json
 import uuid
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from components.adapters import tracking
 from components.adapters.stage import run_stage
@@ -11,7 +13,7 @@ from components.core.manifest import Manifest, Parent, describe
 from components.core.records import to_line, write_jsonl
 from components.core.schema import Judgment, PreferencePair, Verdict
 
-OUTPUTS = ["decision.json", "model_card.md", "report.html"]
+OUTPUTS = ["decision.json", "decision.md", "model_card.md", "report.html"]
 CANARY = "canary-value-of-a-secret"
 
 
@@ -30,7 +32,7 @@ def client(served):
 
 
 def committed(s3, folder, stage, parents, **fields):
-    """Commit what lies in a folder as a stage's output; the weights are lost afterwards, as no one may read them."""
+    """Commit what lies in a folder as a stage's output."""
     manifest = Manifest(
         kind=stage,
         stage=stage,
@@ -43,12 +45,11 @@ def committed(s3, folder, stage, parents, **fields):
         statistics=fields.get("statistics", {}),
     )
     s3.storage.commit(manifest, folder)
-    s3.storage.delete([f"{manifest.uri}/{e.path}" for e in manifest.files if e.path.endswith(".safetensors")])
     return manifest
 
 
-def ancestors(s3, tmp_path, accuracy, flip_rate=0.1, rm_bench=0.5):
-    """Commit all that publish reads, for a judge of this accuracy."""
+def ancestors(s3, tmp_path, accuracy, flip_rate=0.1, rm_bench=0.5, weights=(1.0, 2.0), champion=None):
+    """Commit all that publish reads, for a judge of this accuracy; `champion` is what it was compared with."""
     root = tmp_path / uuid.uuid4().hex
     for stage in ("pairs", "traces", "distillation", "sft/model", "grpo/model", "benchmark/verdicts"):
         (root / stage).mkdir(parents=True)
@@ -63,6 +64,7 @@ def ancestors(s3, tmp_path, accuracy, flip_rate=0.1, rm_bench=0.5):
         "scores": scores,
         "injection": dict.fromkeys(scores, flips),
         "suites": {"RM-Bench": {model: {"official": 0.9, "ours": rm_bench} for model in scores}},
+        "champion": champion,
     }
     parts = {"official": {"score": {"value": 0.9}}, "ours": {"score": {"value": rm_bench}}}
     suites = {
@@ -93,7 +95,7 @@ def ancestors(s3, tmp_path, accuracy, flip_rate=0.1, rm_bench=0.5):
     (root / "benchmark" / "scores.json").write_text(json.dumps(details))
     (root / "benchmark" / "report.html").write_text("<p>The benchmark's own report.</p>")
     for stage in ("sft", "grpo"):
-        (root / stage / "model" / "model.safetensors").write_bytes(stage.encode())
+        save_file({stage: np.array(weights, "<f4")}, root / stage / "model" / "model.safetensors")
         write_jsonl(root / stage / "metrics.jsonl", [{"step": 1, "loss": 2.0, "reward": 0.0}])
     made = {"pairs": committed(s3, root / "pairs", "pairs", {})}
     traces = committed(s3, root / "traces", "traces", made, statistics={"teachers": {"a-teacher": 2}})
@@ -170,8 +172,8 @@ def test_a_judge_that_fails_is_registered_and_the_champion_stays(s3, name, clien
     assert (good.manifest.statistics["version"], bad.manifest.statistics["version"]) == ("1", "2")
     assert tracking.get_alias(name, "champion").version == "1"
     failed = tracking.get_version(name, "2")
-    assert failed.aliases == ()
-    assert failed.tags["reasrm.gate"] == "failed"
+    assert failed.aliases == ("challenger",)
+    assert failed.tags["reasrm.gate"] == "rejected"
     assert "accuracy is 0.55, needs at least 0.6" in failed.tags["reasrm.gate_reasons"]
     decision = json.loads(s3.storage.read_bytes(f"{bad.manifest.uri}/decision.json"))
     assert (decision["passed"], decision["promoted"]) == (False, False)
@@ -218,6 +220,8 @@ def test_a_better_judge_takes_over_and_the_former_one_is_named(s3, name, client,
     publish(s3, ancestors(s3, tmp_path, accuracy=0.8), name)
     publish(s3, ancestors(s3, tmp_path, accuracy=0.9), name)
     assert tracking.get_alias(name, "champion").version == "2"
+    assert tracking.get_alias(name, "previous").version == "1"
+    assert tracking.get_version(name, "2").tags["reasrm.former_version"] == f"{name}/1"
     experiment = client.get_experiment_by_name(name)
     runs = client.search_runs([experiment.experiment_id], "tags.`reasrm.stage` = 'publish'")
     assert f"{name}/1" in {run.data.tags.get("reasrm.former_version") for run in runs}
