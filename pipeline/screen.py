@@ -183,9 +183,8 @@ def summary(run: Run) -> Iterable[RenderableType]:
             ("gate passed" if passed else "gate not passed", "green" if passed else "yellow"),
             f"  registered as {name}" + (", promoted" if facts["promoted"] else ", alias not moved"),
         )
-        reasons = run.statuses.get("gate", {}).get("summary", "")
-        if not passed and reasons:
-            yield Text(f"  {reasons}", "yellow")
+        for reason in facts["reasons"] if not passed else [] if facts["promoted"] else [facts["outcome"]]:
+            yield Text(f"  {reason}", "yellow")
         yield Text.assemble(("report   ", "dim"), shorten(run.report))
         yield Text.assemble(("scores   ", "dim"), shorten(run.benchmark_report))
         yield Text.assemble(("lineage  ", "dim"), f"reasrm lineage {name}{_in_folder(run)}")

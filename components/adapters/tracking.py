@@ -44,6 +44,8 @@ T = TypeVar("T")
 
 REFUSED = {400, 404, 409, 413, 422}
 DENIED = {401, 403}
+COLLIDED = ("IntegrityError", "UniqueViolation")
+"""What MLflow's database says when two write the same new tag or alias at once; the second time it is an update."""
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # We retry ourselves: MLflow's own back-off waits longer than our limit.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -125,7 +127,7 @@ def _call(what: str, work: Callable[[Any], T]) -> T | None:
             status, reason = http_status(error), redact(str(error))
             if status == 404 or (status == 400 and "not found" in reason):
                 return None
-            if status in REFUSED:
+            if status in REFUSED and not any(word in reason for word in COLLIDED):
                 raise InvalidInput(f"{what}: MLflow at {where} refused it: {reason}") from error
             if status in DENIED:
                 raise InvalidInput(f"{what}: MLflow at {where} denied access, check credentials: {reason}") from error

@@ -17,6 +17,7 @@ from components.publish.report import render_report
 
 logger = logging.getLogger(__name__)
 
+STATISTICS = ("passed", "promoted", "version", "model_name", "judge", "checks", "reasons", "outcome", "replaces")
 FILES = ("decision.json", "decision.md", "model_card.md", "report.html")
 
 
@@ -45,7 +46,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
         output.tracking.log_artifact(output.directory / name)
     _log(release, output)
     output.summary = _summary(release)
-    return {key: decided[key] for key in ("passed", "promoted", "version", "model_name", "judge", "checks", "outcome")}
+    return {key: decided[key] for key in STATISTICS}
 
 
 def _register(config: Config, evidence: Evidence, decision: Decision, output: Output) -> VersionInfo:
