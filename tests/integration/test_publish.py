@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from components.adapters import tracking
+from components.adapters.promotions import find_log
 from components.adapters.stage import run_stage
 from components.core.errors import InvalidInput, Transient
 from components.core.manifest import Manifest, Parent, describe
@@ -258,3 +259,80 @@ def test_without_mlflow_nothing_is_committed_and_a_retry_helps(s3, name, served,
     assert not [item for item in s3.storage.list(f"{s3.prefix}/publish") if item.uri.endswith("manifest.json")]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", served.mlflow_uri)
     assert publish(s3, inputs, name).manifest.statistics["version"] == "1"
+
+
+def judged_again(s3, inputs, champion):
+    """Commit the benchmark once more, as a run does after the champion changed; the models are the same."""
+    before = inputs["benchmark"]
+    uri = f"{s3.prefix}/benchmark/{uuid.uuid4().hex[:8]}"
+    statistics = {**before.statistics, "champion": champion}
+    made = before.model_copy(update={"uri": uri, "statistics": statistics})
+    for entry in made.files:
+        s3.storage.write_bytes(f"{uri}/{entry.path}", s3.storage.read_bytes(f"{before.uri}/{entry.path}"))
+    s3.storage.write_bytes(f"{uri}/manifest.json", made.to_bytes())
+    return inputs | {"benchmark": made}
+
+
+def compared(name, digest, judged_as="champion", low=0.1):
+    rate = {"value": 0.2, "low": low, "high": 0.3}
+    differences = {} if judged_as == "grpo" else {"grpo": rate}
+    return {"name": f"{name}@champion", "digest": digest, "judged_as": judged_as, "differences": differences}
+
+
+def test_the_same_model_again_is_the_same_version(s3, name, client, tmp_path):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9, champion=compared(name, "none", None))
+    digest = inputs["grpo"].digest
+    first = publish(s3, inputs, name).manifest
+    assert first.statistics["checks"][5]["note"] == "no champion yet"
+    again = publish(s3, judged_again(s3, inputs, compared(name, digest, "grpo")), name).manifest
+    assert again.uri != first.uri
+    assert (again.statistics["version"], again.statistics["promoted"]) == ("1", True)
+    # Higher thresholds say no to it now: that is told of the version, but takes nobody's place away.
+    stricter = publish(s3, inputs, name, min_accuracy=0.95).manifest
+    assert (stricter.statistics["version"], stricter.statistics["promoted"]) == ("1", False)
+    (version,) = versions(client, name)
+    assert version.tags["reasrm.gate"] == "rejected"
+    assert version.tags["reasrm.publish_uri"] == stricter.uri
+    assert tracking.get_alias(name, "champion").version == "1"
+
+
+def test_a_run_that_was_compared_with_another_champion_stays_challenger(s3, name, client, tmp_path):
+    publish(s3, ancestors(s3, tmp_path, accuracy=0.8, champion=compared(name, "none", None)), name)
+    late = ancestors(s3, tmp_path, accuracy=0.9, champion=compared(name, "none", None))
+    manifest = publish(s3, late, name).manifest
+    reason = "the champion changed meanwhile (it is version 1 now): benchmark again"
+    assert (manifest.statistics["passed"], manifest.statistics["promoted"]) == (True, False)
+    assert manifest.statistics["outcome"] == f"The alias champion was not moved: {reason}."
+    for path in OUTPUTS[1:]:
+        assert reason in s3.storage.read_bytes(f"{manifest.uri}/{path}").decode(), path
+    assert (tracking.get_alias(name, "champion").version, tracking.get_alias(name, "challenger").version) == ("1", "2")
+    # The next run compares with the champion that there is.
+    champion = compared(name, tracking.get_alias(name, "champion").tags["reasrm.manifest_digest"])
+    again = publish(s3, judged_again(s3, late, champion), name).manifest
+    assert (again.statistics["version"], again.statistics["promoted"]) == ("2", True)
+    assert again.statistics["replaces"] == f"{name}/1"
+
+
+def test_a_version_that_was_rolled_back_is_not_promoted_again_by_a_run(s3, name, client, tmp_path):
+    old, new = (ancestors(s3, tmp_path, accuracy=accuracy) for accuracy in (0.8, 0.9))
+    publish(s3, old, name)
+    publish(s3, new, name)
+    log = find_log(s3.storage, name, "champion")
+    log.move(tracking.get_version(name, "1"), kind="rollback", by="ann", why="wrong on code", key="by hand")
+    champion = compared(name, old["grpo"].digest)
+    manifest = publish(s3, judged_again(s3, new, champion), name).manifest
+    assert (manifest.statistics["version"], manifest.statistics["promoted"]) == ("2", False)
+    assert "it was rolled back by ann: wrong on code" in manifest.statistics["outcome"]
+    assert tracking.get_alias(name, "champion").version == "1"
+
+
+def test_broken_weights_and_a_broken_lineage_are_registered_as_rejected(s3, name, client, tmp_path):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9, weights=(1.0, float("nan")))
+    s3.storage.delete([f"{inputs['distillation'].parents['traces'].uri}/manifest.json"])
+    manifest = publish(s3, inputs, name).manifest
+    version = tracking.get_version(name, "1")
+    assert (version.tags["reasrm.gate"], version.aliases) == ("rejected", ("challenger",))
+    assert "weights finite: tensor grpo has numbers that are not finite" in version.tags["reasrm.gate_reasons"]
+    assert "lineage complete: there is no manifest at" in version.tags["reasrm.gate_reasons"]
+    table = s3.storage.read_bytes(f"{manifest.uri}/decision.md").decode()
+    assert "| weights finite | tensor grpo has numbers that are not finite | holds | no |" in table
