@@ -183,7 +183,8 @@ def summary(run: Run) -> Iterable[RenderableType]:
             ("gate passed" if passed else "gate not passed", "green" if passed else "yellow"),
             f"  registered as {name}" + (", promoted" if facts["promoted"] else ", alias not moved"),
         )
-        for reason in facts["reasons"] if not passed else [] if facts["promoted"] else [facts["outcome"]]:
+        against: Any = facts["reasons"] if not passed else [facts["outcome"]]
+        for reason in [] if facts["promoted"] else against:
             yield Text(f"  {reason}", "yellow")
         yield Text.assemble(("report   ", "dim"), shorten(run.report))
         yield Text.assemble(("scores   ", "dim"), shorten(run.benchmark_report))

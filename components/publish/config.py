@@ -35,6 +35,9 @@ class Config(StageConfig):
     )
     suites: dict[str, Share] = Field({}, description="Least score of benchmarks by name, under the protocol 'ours'.")
     promote: bool = Field(True, description="Whether a version that passes gets the alias; false only registers it.")
+    licences: dict[str, str] = Field(
+        {}, description="Licences for the model card, by the uri of the base model or data, or how that begins."
+    )
     num_examples: int = Field(5, ge=0, le=50, description="Judged examples shown in the report.")
 
     @field_validator("alias")
