@@ -14,6 +14,8 @@ from components.core.errors import ReasrmError
 from pipeline.commands.doctor import doctor
 from pipeline.commands.lineage import lineage
 from pipeline.commands.options import profile_option, recipe_option, redo_option, set_option
+from pipeline.commands.promote import promote
+from pipeline.commands.rollback import rollback
 from pipeline.commands.schedule import schedule
 from pipeline.commands.status import status
 from pipeline.commands.submit import submit
@@ -151,7 +153,7 @@ def recipes() -> None:
         click.echo(f"{name:<{max(map(len, names))}}  {first.removeprefix('#').strip()}")
 
 
-for command in (lineage, submit, status, schedule, doctor, upload):
+for command in (submit, status, schedule, lineage, promote, rollback, doctor, upload):
     cli.add_command(command)
 
 

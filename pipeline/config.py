@@ -137,6 +137,12 @@ class RunConfig(BaseModel):
                 raise ValueError(f"publish.suites has {name!r}, which is none of the benchmarks ({', '.join(names)})")
         if self.publish.max_flip_rate is not None and not self.benchmark.attacks:
             raise ValueError('publish.max_flip_rate needs benchmark.attacks; set them, or max_flip_rate = "off"')
+        champion, guarded = self.benchmark.champion, f"{self.model_name}@{self.publish.alias}"
+        if self.publish.margin is not None and champion not in ("", guarded):
+            raise ValueError(
+                f"benchmark.champion is {champion!r}, but the gate compares with {guarded!r}: set it to that, or "
+                'publish.margin = "off"'
+            )
         if self.publish.judge not in self.benchmark.models:
             raise ValueError(f"publish.judge is {self.publish.judge!r}: put it into benchmark.models")
         return self

@@ -55,7 +55,7 @@ TABLE: Mapping[str, Needs] = {
     "benchmark_part": Needs("train", machine=True, retries=4, timeout_hours=24, secrets=(*TRACKED, "teacher", "hub")),
     "benchmark": Needs("train", machine=True, retries=4, timeout_hours=24, secrets=(*TRACKED, "teacher", "hub")),
     "gate": Needs(memory="1Gi", retries=0, timeout_hours=0.5, secrets=()),
-    "publish": Needs(timeout_hours=0.5),
+    "publish": Needs(timeout_hours=2),  # it reads all weights: 64 GB in a quarter of an hour at 75 MB/s
     "report": Needs(memory="1Gi", timeout_hours=0.5),
 }
 TRAINING = ("sft", "grpo")

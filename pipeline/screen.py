@@ -185,9 +185,9 @@ def summary(run: Run) -> Iterable[RenderableType]:
             ("gate passed" if passed else "gate not passed", "green" if passed else "yellow"),
             f"  registered as {name}" + (", promoted" if facts["promoted"] else ", alias not moved"),
         )
-        reasons = run.statuses.get("gate", {}).get("summary", "")
-        if not passed and reasons:
-            yield Text(f"  {reasons}", "yellow")
+        against: Any = facts["reasons"] if not passed else [facts["outcome"]]
+        for reason in [] if facts["promoted"] else against:
+            yield Text(f"  {reason}", "yellow")
         yield Text.assemble(("report   ", "dim"), shorten(run.report))
         yield Text.assemble(("scores   ", "dim"), shorten(run.benchmark_report))
         yield Text.assemble(("lineage  ", "dim"), f"reasrm lineage {name}{_in_folder(run)}")

@@ -21,6 +21,8 @@ __all__ = [
     "StageRun",
     "Status",
     "VersionInfo",
+    "delete_alias",
+    "describe_version",
     "find_logged_model",
     "find_model",
     "find_output",
@@ -31,11 +33,14 @@ __all__ = [
     "get_alias",
     "get_version",
     "log_parent_params",
+    "model_tags",
     "open_stage_run",
     "register_version",
     "replay",
     "run_tags",
     "set_alias",
+    "tag_model",
+    "tag_version",
 ]
 
 logger = logging.getLogger(__name__)
@@ -43,6 +48,8 @@ T = TypeVar("T")
 
 REFUSED = {400, 404, 409, 413, 422}
 DENIED = {401, 403}
+COLLIDED = ("IntegrityError", "UniqueViolation")
+"""What MLflow's database says when two write the same new tag or alias at once; the second time it is an update."""
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # We retry ourselves: MLflow's own back-off waits longer than our limit.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -135,7 +142,7 @@ def _call(what: str, work: Callable[[Any], T]) -> T | None:
             status, reason = http_status(error), redact(str(error))
             if status == 404 or (status == 400 and "not found" in reason):
                 return None
-            if status in REFUSED:
+            if status in REFUSED and not any(word in reason for word in COLLIDED):
                 raise InvalidInput(f"{what}: MLflow at {where} refused it: {reason}") from error
             if status in DENIED:
                 raise InvalidInput(f"{what}: MLflow at {where} denied access, check credentials: {reason}") from error
@@ -270,19 +277,18 @@ def _version(version: Any) -> VersionInfo:
 def register_version(
     name: str, source_uri: str, run_id: str | None, model_id: str | None, tags: Mapping[str, str], description: str
 ) -> VersionInfo:
-    """Register a model version once: one with the same tag `reasrm.run_key` is returned instead of doubled.
+    """Register a model version once: one of the same work (tag `reasrm.run_key`) or of the same model (tag
+    `reasrm.manifest_digest`) is returned instead of doubled, as it is.
 
     `model_id` may be MLflow's, or a manifest's digest or uri. Raises Transient or InvalidInput.
     """
     if not tags.get("reasrm.run_key"):
         raise InvalidInput("a model version needs the tag reasrm.run_key, by which a second registration is recognised")
-    key = quoted(tags["reasrm.run_key"])
 
     def work(client: Any) -> VersionInfo:
-        found = client.search_model_versions(f"name = {quoted(name)} AND tags.`reasrm.run_key` = {key}")
-        if found:
-            oldest = min(found, key=lambda version: int(version.version))
-            return _version(client.get_model_version(name, oldest.version))
+        found = _registered(client, name, tags)
+        if found is not None:
+            return found
         try:
             client.create_registered_model(name)
         except Exception as error:
@@ -292,19 +298,81 @@ def register_version(
         if model_id and not model_id.startswith("m-"):
             logged = search_model(client, model_id, prefer=run_id or "")
             model = logged.model_id if logged else None
-        all_tags = {key: cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
+        all_tags = _cut_tags(tags)
         if model:
             all_tags["reasrm.model_id"] = model
-        return _version(
-            client.create_model_version(
-                name, source_uri, run_id or None, all_tags, None, description, await_creation_for=0, model_id=model
-            )
+        made = client.create_model_version(
+            name, source_uri, run_id or None, all_tags, None, description, await_creation_for=0, model_id=model
         )
+        # Of two that register the same model at once, both find the older version now, and one takes its own back.
+        oldest = _registered(client, name, tags)
+        if oldest is None or oldest.version == str(made.version):
+            return _version(made)
+        client.delete_model_version(name, made.version)
+        return oldest
 
     version = _call(f"registering {name}", work)
     if version is None:
         raise InvalidInput(f"registering {name}: MLflow does not know run {run_id} or model {model_id}")
     return version
+
+
+def _registered(client: Any, name: str, tags: Mapping[str, str]) -> VersionInfo | None:
+    """Return the oldest version of this work or of this model."""
+    found = []
+    for key in ("reasrm.run_key", "reasrm.manifest_digest"):
+        if tags.get(key):
+            found += client.search_model_versions(f"name = {quoted(name)} AND tags.`{key}` = {quoted(tags[key])}")
+    if not found:
+        return None
+    return _version(client.get_model_version(name, min(found, key=lambda version: int(version.version)).version))
+
+
+def _cut_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
+
+
+def tag_version(name: str, version: str, tags: Mapping[str, str | None]) -> None:
+    """Set tags of a version; None takes one away. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> bool:
+        known = client.get_model_version(name, version).tags
+        for key, value in _cut_tags({key: value for key, value in tags.items() if value is not None}).items():
+            if known.get(key) != value:
+                client.set_model_version_tag(name, version, key, value)
+        for key in known.keys() & {key for key, value in tags.items() if value is None}:
+            client.delete_model_version_tag(name, version, key)
+        return True
+
+    if _call(f"tagging {name}/{version}", work) is None:
+        raise InvalidInput(f"tagging {name}/{version}: there is no such version")
+
+
+def describe_version(name: str, version: str, description: str) -> None:
+    """Replace a version's description. Raises Transient or InvalidInput."""
+    _call(f"describing {name}/{version}", lambda client: client.update_model_version(name, version, description))
+
+
+def model_tags(name: str) -> dict[str, str] | None:
+    """Return the tags of a registered model, or None if there is no such model. Raises Transient or InvalidInput."""
+    return _call(f"reading {name}", lambda client: dict(client.get_registered_model(name).tags))
+
+
+def tag_model(name: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a registered model. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> bool:
+        for key, value in _cut_tags(tags).items():
+            client.set_registered_model_tag(name, key, value)
+        return True
+
+    if _call(f"tagging {name}", work) is None:
+        raise InvalidInput(f"tagging {name}: MLflow's registry has no such model")
+
+
+def delete_alias(name: str, alias: str) -> None:
+    """Take an alias away; one that is not there is no error. Raises Transient or InvalidInput."""
+    _call(f"taking alias {alias} from {name}", lambda client: client.delete_registered_model_alias(name, alias))
 
 
 def set_alias(name: str, alias: str, version: str) -> None:

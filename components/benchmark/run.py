@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.adapters.stage import Inputs, Output
+from components.benchmark.against import against_champion
 from components.benchmark.attacks import AttackedPair, attacked
 from components.benchmark.config import Config
 from components.benchmark.contenders import JUDGES, Contender, contenders
@@ -69,7 +70,9 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     output.summary = f"{len(suites[0].pairs)} pairs in both orders, accuracy " + ", ".join(
         f"{name} {measures['accuracy']['value']:.0%}" for name, measures in found.items()
     )
-    return _statistics(scores, judged[config.models[-1]], len(suites[0].pairs))
+    digests = {judge.name: judge.digest for judge in judges if judge.digest}
+    champion = against_champion(config.champion, output.sources, digests, scores["suites"][HELDOUT])
+    return _statistics(scores, judged[config.models[-1]], len(suites[0].pairs)) | {"champion": champion}
 
 
 def load_work(config: Config, inputs: Inputs, output: Output) -> tuple[Work, list[dict[str, Any]]]:

@@ -9,10 +9,13 @@ from components.adapters.entry import kfp_task, read_manifest
 from components.adapters.progress import Progress
 from components.adapters.stage import load_config
 from components.core.errors import InvalidInput, ReasrmError
+from components.publish.card import render_decision
 from components.publish.config import Config
 from components.publish.gate import Decision, decide
 
 logger = logging.getLogger("reasrm")
+
+LATER = "As the model is published it is also checked that the lineage is complete and all weights are finite."
 
 
 class Answer(NamedTuple):
@@ -22,8 +25,11 @@ class Answer(NamedTuple):
     reasons: str
 
 
-def ask(config: str, model_name: str, benchmark: str) -> Answer:
-    """Hold the benchmark's manifest (a path) against the thresholds of publish's configuration (JSON)."""
+def ask(config: str, model_name: str, benchmark: str, table: str = "") -> Answer:
+    """Hold the benchmark's manifest (a path) against the thresholds of publish's configuration (JSON).
+
+    The decision is written as Markdown to the path `table`.
+    """
     with kfp_task("gate"):
         progress = Progress("gate")
         try:
@@ -33,6 +39,9 @@ def ask(config: str, model_name: str, benchmark: str) -> Answer:
             raise
         summary = "passed" if decision.passed else "not passed: " + "; ".join(decision.reasons)
         logger.info("gate %s", summary)
+        if table:
+            Path(table).parent.mkdir(parents=True, exist_ok=True)
+            Path(table).write_text(f"{render_decision(decision)}\n{LATER}\n", encoding="utf-8")
         progress.end("done", summary, passed=decision.passed)
     return Answer(decision.passed, "; ".join(decision.reasons))
 

@@ -9,6 +9,7 @@ from typing import Any
 from components.adapters.page import NONE, percent, plain
 from components.core.judges import heading
 from components.core.manifest import Manifest
+from components.publish.gate import Decision
 from components.publish.release import Release
 from components.publish.tables import (
     ATTACKS_TEXT,
@@ -19,6 +20,7 @@ from components.publish.tables import (
     attack_rows,
     benchmark_report,
     category_rows,
+    check_rows,
     counts,
     heldout_suite,
     mapping,
@@ -26,6 +28,8 @@ from components.publish.tables import (
     score_rows,
     sources,
     suite_rows,
+    teacher_cost,
+    teacher_rows,
     value_of,
     waterfall,
 )
@@ -65,6 +69,7 @@ def render_card(release: Release) -> str:
         ("Decision", _decision(release)),
         ("Scores", _scores(release)),
         ("Data", _data(release)),
+        ("Teachers", _teachers(release)),
         ("Training", _training(release)),
         ("Limits", _limits(release)),
         ("How to load it", _loading(release)),
@@ -104,26 +109,19 @@ def _teacher(traces: Manifest) -> str:
 
 
 def _decision(release: Release) -> str:
-    decision, alias = release.decision, code(release.config.alias)
-    if release.promoted:
-        outcome = f"**The gate is passed.** The alias {alias} points to this version."
-    elif decision.passed:
-        outcome = f"**The gate is passed.** This run only registers: the alias {alias} was not moved."
-    else:
-        outcome = f"**The gate is not passed.** The alias {alias} was not moved."
+    return render_decision(release.decision, release.outcome).rstrip()
+
+
+def render_decision(decision: Decision, outcome: str = "") -> str:
+    """Return the gate's decision as Markdown: whether it is passed, every check, and the reasons against it."""
+    passed = f"**The gate is {'passed' if decision.passed else 'not passed'}.** {text(outcome)}".rstrip()
     rows = [
-        (
-            text(check.name),
-            percent(check.value),
-            f"{check.bound} {percent(check.threshold)}",
-            "yes" if check.passed else "no",
-        )
-        for check in decision.checks
+        (text(row.name), text(row.measured), text(row.needed), "yes" if row.passed else "no")
+        for row in check_rows(decision)
     ]
-    reasons = "".join(f"\n- {text(reason)}" for reason in decision.reasons)
-    return f"{outcome}\n\n{table(('Check', 'Measured', 'Needed', 'Passed'), rows)}" + (
-        f"\n{reasons}" if reasons else ""
-    )
+    parts = [passed, table(("Check", "Measured", "Needed", "Passed"), rows)]
+    parts += ["\n".join(f"- {text(reason)}" for reason in decision.reasons)] if decision.reasons else []
+    return "\n\n".join(parts) + "\n"
 
 
 def _scores(release: Release) -> str:
@@ -199,6 +197,18 @@ def _data(release: Release) -> str:
     return "\n\n".join(parts)
 
 
+def _teachers(release: Release) -> str:
+    traces = release.evidence.traces
+    if traces is None:
+        return "The manifest of the teacher's traces is gone: who wrote them, and at what cost, is not known."
+    rows = teacher_rows(traces)
+    if not rows:
+        return "What each teacher wrote and cost was not recorded."
+    headings = ("Teacher", "Asked", "Traces", "Right", "Tokens read", "Tokens written", "Cost")
+    cells = [(code(row.name), row.asked, row.traces, row.right, row.read, row.written, row.cost) for row in rows]
+    return f"{table(headings, cells)}\n\nIn all {teacher_cost(traces)}."
+
+
 def _ratio(step: Mapping[str, Any], offered: float) -> float | None:
     return (step.get("kept") or 0) / offered if offered else None
 
@@ -218,16 +228,24 @@ def _limits(release: Release) -> str:
     scores = mapping(mapping(release.evidence.statistics.get("scores")).get(judge))
     turned = next((row.flipped[0] for row in attack_rows(release) if row.model == judge), NONE)
     first, consistent = value_of(scores.get("first_slot_rate")), value_of(scores.get("position_consistency"))
-    limits = [
+    partial = [text(row.name) for row in suite_rows(release) if row.note]
+    limits = [f"Of these benchmarks only a part was judged: {', '.join(dict.fromkeys(partial))}."] if partial else []
+    limits += [
         "The scores hold for held-out pairs of the same sources; other domains, languages and lengths are unmeasured.",
         f"Order matters: the two orders of a pair got the same verdict in {percent(consistent)} of the pairs, and the "
         f"answer shown first was chosen in {percent(first)} of the verdicts. Ask in both orders where it counts.",
+        f"The scores come from {_num_pairs(scores)} held-out pairs; the intervals say how far chance can move them.",
         "It always names one of two answers: ties, and pairs in which both answers are bad, are not recognised.",
         "Its reasoning is text that led to a verdict, not proof of it; the labels and the teacher may be wrong too.",
         "A candidate answer can try to talk the judge round. Reserved marks in it are escaped; persuasion is not. "
         + ("That was not measured." if turned == NONE else f"Attacks turned {turned} of its right verdicts."),
     ]
     return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _num_pairs(scores: Mapping[str, Any]) -> str:
+    number = scores.get("num_pairs")
+    return str(number) if isinstance(number, int) else "an unknown number of"
 
 
 def _loading(release: Release) -> str:
@@ -246,12 +264,20 @@ def _lineage(release: Release) -> str:
 def _licences(release: Release) -> str:
     manifests = release.evidence.manifests
     known = [
-        (code(source.get("uri", "unknown")), text(source.get("license") or source.get("licence") or UNKNOWN))
+        (code(source.get("uri", "unknown")), text(_licence(source, release.config.licences)))
         for name in ("sft", "pairs")
         for source in sources(manifests[name])
     ]
     rows = [*known, ("The teacher's terms for what it wrote", UNKNOWN), ("reasrm, the code", "Apache-2.0")]
     return table(("Of what", "Licence"), rows)
+
+
+def _licence(source: Mapping[str, Any], stated: Mapping[str, str]) -> str:
+    """Return a source's licence: as it was recorded with it, or as the recipe states it for its uri's beginning."""
+    recorded = source.get("license") or source.get("licence")
+    uri = str(source.get("uri", "")).removeprefix("hf://")
+    told = [licence for place, licence in sorted(stated.items(), key=lambda one: len(one[0])) if uri.startswith(place)]
+    return str(recorded or (told[-1] if told else UNKNOWN))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

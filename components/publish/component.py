@@ -10,11 +10,12 @@ def gate(
     config: str,
     model_name: str,
     scores: dsl.Input[dsl.Artifact],
+    decision: dsl.Output[dsl.Markdown],
 ) -> NamedTuple("Gate", [("passed", bool), ("reasons", str)]):  # type: ignore[valid-type]
     """Decide from the benchmark's scores whether the model may become the champion."""
     from components.publish.ask import ask
 
-    return ask(config, model_name, scores.path)
+    return ask(config, model_name, scores.path, decision.path)
 
 
 @dsl.component(base_image="python:3.11", install_kfp_package=False)
@@ -33,7 +34,7 @@ def publish(
     report: dsl.Output[dsl.HTML],
     card: dsl.Output[dsl.Markdown],
 ) -> None:
-    """Register the model with its report and card; move the alias if the gate let it pass."""
+    """Register the model with its report and card; move the alias if it passes all checks."""
     from components.adapters.entry import run_component
     from components.adapters.export import export
 

@@ -28,8 +28,16 @@ class Config(StageConfig):
     max_flip_rate: Share | None = Field(
         0.2, description="Largest share of right verdicts that an attack in the worse answer may turn; off: unchecked."
     )
+    margin: Share | None = Field(
+        0.02,
+        description="Paired against the champion (benchmark.champion): the interval of new - champion lies above"
+        " -margin; off: unchecked.",
+    )
     suites: dict[str, Share] = Field({}, description="Least score of benchmarks by name, under the protocol 'ours'.")
     promote: bool = Field(True, description="Whether a version that passes gets the alias; false only registers it.")
+    licences: dict[str, str] = Field(
+        {}, description="Licences for the model card, by the uri of the base model or data, or how that begins."
+    )
     num_examples: int = Field(5, ge=0, le=50, description="Judged examples shown in the report.")
 
     @field_validator("alias")
@@ -37,9 +45,11 @@ class Config(StageConfig):
     def _is_free(cls, alias: str) -> str:
         if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
             raise ValueError(f"{alias!r} has a meaning of its own in MLflow; choose another alias, such as champion")
+        if alias in {"challenger", "previous"}:
+            raise ValueError(f"{alias!r} is the alias of other versions; choose another one, such as champion")
         return alias
 
-    @field_validator("max_flip_rate", mode="before")
+    @field_validator("max_flip_rate", "margin", mode="before")
     @classmethod
     def _can_be_off(cls, rate: Any) -> Any:
         return None if rate == "off" else rate  # TOML has no null

@@ -47,13 +47,18 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Release:
-    """A model with the gate's decision and its version in the registry."""
+    """A model with the gate's decision and its version in the registry.
+
+    `refusal` says why a version that passed was not promoted; `replaces` names the champion whose place it took.
+    """
 
     config: Config
     evidence: Evidence
     decision: Decision
     version: str
     run_key: str
+    refusal: str = ""
+    replaces: str = ""
 
     @property
     def model(self) -> Manifest:
@@ -62,8 +67,21 @@ class Release:
 
     @property
     def promoted(self) -> bool:
-        """Whether this version gets the alias."""
-        return self.decision.passed and self.config.promote
+        """Whether this version got the alias."""
+        return self.decision.passed and self.config.promote and not self.refusal
+
+    @property
+    def outcome(self) -> str:
+        """Say in words what became of the alias."""
+        alias = f"the alias {self.config.alias}"
+        if self.promoted:
+            former = f"; before it pointed to {self.replaces}, which is previous now" if self.replaces else ""
+            return f"{alias[0].upper()}{alias[1:]} points to this version{former}."
+        if self.refusal:
+            return f"{alias[0].upper()}{alias[1:]} was not moved: {self.refusal}."
+        if self.decision.passed:
+            return f"This run only registers: {alias} was not moved."
+        return f"The version is registered as rejected, for the record; {alias} was not moved."
 
 
 def gather(inputs: "Inputs", storage: "Storage", config: Config) -> Evidence:

@@ -4,56 +4,101 @@ import json
 import logging
 from typing import Any
 
+from components.adapters import promotions, tracking
+from components.adapters.promotions import Outcome
 from components.adapters.stage import Inputs, Output
-from components.adapters.tracking import VersionInfo, find_run, get_alias, register_version, set_alias
-from components.publish.card import render_card
+from components.adapters.tracking import VersionInfo
+from components.publish.card import render_card, render_decision
 from components.publish.config import Config
-from components.publish.gate import Decision, decide
+from components.publish.facts import check_lineage, check_weights
+from components.publish.gate import Decision, compared_champion, decide
 from components.publish.release import Evidence, Release, gather
 from components.publish.report import render_report
 
 logger = logging.getLogger(__name__)
 
+STATISTICS = ("passed", "promoted", "version", "model_name", "judge", "checks", "reasons", "outcome", "replaces")
+FILES = ("decision.json", "decision.md", "model_card.md", "report.html")
+
 
 def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
-    """Register the model, passed or not, and return the statistics; a version that passed gets the alias last."""
+    """Register the model, passed or not, promote it if it passed, and return the statistics."""
     evidence = gather(inputs, output.storage, config)
-    decision = decide(evidence.statistics, config)
+    facts = [
+        check_lineage(evidence.manifests.values(), output.storage),
+        check_weights(evidence.manifests[config.judge], output.storage),
+    ]
+    decision = decide(evidence.statistics, config, facts)
     version = _register(config, evidence, decision, output)
-    release = Release(config, evidence, decision, version.version, output.run_key)
+    outcome = _promote(config, evidence, decision, version, output)
+    release = Release(
+        config, evidence, decision, version.version, output.run_key, refusal=outcome.reason, replaces=outcome.replaces
+    )
     decided = _record(release)
-    text = json.dumps(decided, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    (output.directory / "decision.json").write_text(text + "\n", encoding="utf-8")
-    (output.directory / "model_card.md").write_text(render_card(release), encoding="utf-8")
-    (output.directory / "report.html").write_text(render_report(release), encoding="utf-8")
-    for name in ("decision.json", "model_card.md", "report.html"):
+    texts = {
+        "decision.json": json.dumps(decided, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
+        "decision.md": render_decision(decision, release.outcome),
+        "model_card.md": render_card(release),
+        "report.html": render_report(release),
+    }
+    for name in FILES:
+        (output.directory / name).write_text(texts[name], encoding="utf-8")
         output.tracking.log_artifact(output.directory / name)
-    _promote(release, output)
+    _log(release, output)
     output.summary = _summary(release)
-    return {key: decided[key] for key in ("passed", "promoted", "version", "model_name", "judge", "checks")}
+    return {key: decided[key] for key in STATISTICS}
 
 
 def _register(config: Config, evidence: Evidence, decision: Decision, output: Output) -> VersionInfo:
+    """Return the model's version, a new one or that of an earlier run with this model, with this decision's tags."""
     model = evidence.manifests[config.judge]
     tags = {
         "reasrm.run_key": output.run_key,
         "reasrm.judge": config.judge,
-        "reasrm.gate": "passed" if decision.passed else "failed",
+        "reasrm.gate": _verdict(decision),
         "reasrm.manifest_uri": model.uri,
         "reasrm.manifest_digest": model.digest,
         "reasrm.publish_uri": output.uri,
         "reasrm.base_model": str(evidence.manifests["sft"].config.get("base_model", "")),
     }
     tags |= {f"reasrm.{name}_uri": ancestor.uri for name, ancestor in evidence.lineage.items()}
+    tags |= {f"reasrm.gate.{check.name.replace(' ', '_')}": check.text for check in decision.checks}
     if decision.reasons:
         tags["reasrm.gate_reasons"] = "; ".join(decision.reasons)
-    return register_version(
-        config.model_name,
-        f"{model.uri}/model",
-        find_run(model.digest),
-        model.uri,
-        tags,
-        f"Gate {tags['reasrm.gate']}: " + "; ".join(check.text for check in decision.checks),
+    name, description = config.model_name, render_decision(decision)
+    run_id = tracking.find_run(model.digest)
+    version = tracking.register_version(name, f"{model.uri}/model", run_id, model.uri, tags, description)
+    if version.tags.get("reasrm.run_key") != output.run_key:  # registered by an earlier run
+        tracking.tag_version(name, version.version, {"reasrm.gate_reasons": None, **tags})
+        tracking.describe_version(name, version.version, description)
+    return version
+
+
+def _verdict(decision: Decision) -> str:
+    return "passed" if decision.passed else "rejected"
+
+
+def _promote(config: Config, evidence: Evidence, decision: Decision, version: VersionInfo, output: Output) -> Outcome:
+    """Make the version challenger, and champion if it passed and the champion is still the one it was compared with."""
+    log = promotions.find_log(output.storage, config.model_name, config.alias, promotions.beside(output.uri))
+    history = log.settle()
+    is_champion = bool(history) and history[-1].champion.version == version.version
+    challenger = tracking.get_alias(config.model_name, promotions.CHALLENGER)
+    if not is_champion and (challenger is None or int(challenger.version) < int(version.version)):
+        tracking.set_alias(config.model_name, promotions.CHALLENGER, version.version)
+    if not decision.passed or not config.promote:
+        return Outcome(False)
+    rolled_back = version.tags.get(promotions.ROLLED_BACK)
+    if rolled_back is not None:
+        name = f"{config.model_name}/{version.version}"
+        return Outcome(False, reason=f"it was rolled back {rolled_back}; to take it again: reasrm promote {name}")
+    return log.move(
+        version,
+        kind="publish",
+        by=f"run {output.run_key[:20]}",
+        why="it passed the gate",
+        key=output.run_key,
+        compared=compared_champion(evidence.statistics, config),
     )
 
 
@@ -65,31 +110,34 @@ def _record(release: Release) -> dict[str, Any]:
         "version": release.version,
         "alias": config.alias,
         "promoted": release.promoted,
+        "outcome": release.outcome,
+        "replaces": release.replaces,
         "model": {"uri": f"{model.uri}/model", "digest": model.digest},
         "lineage": {name: {"uri": made.uri, "digest": made.digest} for name, made in release.evidence.lineage.items()},
         "run_key": release.run_key,
     }
 
 
-def _promote(release: Release, output: Output) -> None:
-    """Move the alias if the version passed; the one it pointed to is tagged, so that going back needs no search."""
+def _log(release: Release, output: Output) -> None:
+    """Put decision and outcome on the stage's run."""
     config, decision = release.config, release.decision
     tags = {
-        "reasrm.gate": "passed" if decision.passed else "failed",
+        "reasrm.gate": _verdict(decision),
         "reasrm.model_version": f"{config.model_name}/{release.version}",
+        "reasrm.outcome": release.outcome,
     }
-    if not release.promoted:
-        for reason in decision.reasons:
-            logger.warning("%s version %s is not promoted: %s", config.model_name, release.version, reason)
-    else:
-        former = get_alias(config.model_name, config.alias)
-        set_alias(config.model_name, config.alias, release.version)
-        if former is not None and former.version != release.version:
-            tags["reasrm.former_version"] = f"{config.model_name}/{former.version}"
+    if decision.reasons:
+        tags["reasrm.gate_reasons"] = "; ".join(decision.reasons)
+    if release.promoted and release.replaces:
+        tags[promotions.FORMER] = release.replaces
+    for reason in (*decision.reasons, *filter(None, [release.refusal])):
+        logger.warning("%s version %s is not promoted: %s", config.model_name, release.version, reason)
     output.tracking.set_tags(tags)
-    measured = {f"gate.{check.name.replace(' ', '_')}": check.value for check in decision.checks}
-    output.tracking.log_metrics({name: value for name, value in measured.items() if value is not None})
-    output.tracking.log_metrics({"gate.passed": float(decision.passed)})
+    for check in decision.checks:
+        name = f"gate.{check.name.replace(' ', '_')}"
+        measured = {} if check.value is None else {name: check.value}
+        output.tracking.log_metrics(measured | {f"{name}.passed": float(check.passed)})
+    output.tracking.log_metrics({"gate.passed": float(decision.passed), "gate.promoted": float(release.promoted)})
 
 
 def _summary(release: Release) -> str:
@@ -97,7 +145,9 @@ def _summary(release: Release) -> str:
     numbers = ", ".join(
         f"{check.name} {'missing' if check.value is None else f'{check.value:.1%}'}"
         for check in release.decision.checks
+        if check.value is not None or not check.note
     )
     outcome = "gate passed" if release.decision.passed else "gate failed"
     alias = f", now {config.alias}" if release.promoted else ", alias not moved"
-    return f"{config.model_name} version {release.version}: {outcome} ({numbers}){alias}"
+    because = f": {release.refusal}" if release.refusal else ""
+    return f"{config.model_name} version {release.version}: {outcome} ({numbers}){alias}{because}"

@@ -9,6 +9,7 @@ from components.core.judges import heading, in_order
 from components.core.manifest import Manifest
 
 if TYPE_CHECKING:
+    from components.publish.gate import Decision
     from components.publish.release import Release
 
 PROTOCOLS = ("official", "ours")
@@ -48,6 +49,16 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class CheckRow:
+    """A check of the gate, in words."""
+
+    name: str
+    measured: str
+    needed: str
+    passed: bool
+
+
+@dataclass(frozen=True)
 class SuiteRow:
     """A suite's score under one protocol; `cells` are (value, interval), one for each of the rows of scores.
 
@@ -63,6 +74,19 @@ class SuiteRow:
 
 
 @dataclass(frozen=True)
+class TeacherRow:
+    """What one teacher was asked, wrote and cost."""
+
+    name: str
+    asked: str
+    traces: str
+    right: str
+    read: str
+    written: str
+    cost: str
+
+
+@dataclass(frozen=True)
 class AttackRow:
     """What attacks from within the worse answer do to one model; rates are (value, interval)."""
 
@@ -73,6 +97,21 @@ class AttackRow:
     lost: tuple[str, str]
     clean_right: str
     note: str
+
+
+def check_rows(decision: "Decision") -> list[CheckRow]:
+    """Return what the gate looked at; a check without a number says what was found instead."""
+    return [
+        CheckRow(
+            name=check.name,
+            measured=": ".join(filter(None, [NONE if check.value is None else percent(check.value), check.note]))
+            if check.value is not None or not check.note
+            else check.note,
+            needed="holds" if check.threshold is None else f"{check.bound} {percent(check.threshold)}",
+            passed=check.passed,
+        )
+        for check in decision.checks
+    ]
 
 
 def score_rows(release: "Release") -> list[ScoreRow]:
@@ -159,6 +198,36 @@ def attack_rows(release: "Release") -> list[AttackRow]:
             )
         )
     return rows
+
+
+def teacher_rows(traces: Manifest) -> list[TeacherRow]:
+    """Return the teachers in the order in which they were asked."""
+    steps = mapping(traces.statistics.get("steps"))
+    return [
+        TeacherRow(
+            name=str(step.get("teacher", "unknown")),
+            asked=_number(step.get("asked")),
+            traces=_number(step.get("traces")),
+            right=_number(step.get("right")),
+            read=_number(step.get("prompt_tokens")),
+            written=_number(step.get("completion_tokens")),
+            cost=_dollars(step.get("cost")),
+        )
+        for _, step in sorted(steps.items(), key=lambda item: int(item[0]) if item[0].isdigit() else 0)
+        if isinstance(step, Mapping)
+    ]
+
+
+def teacher_cost(traces: Manifest) -> str:
+    """Say what the traces cost, and what was paid for attempts that gave none."""
+    waste = mapping(traces.statistics.get("waste")).get("cost")
+    lost = f", and {_dollars(waste)} for attempts without a trace" if waste else ""
+    return f"{_dollars(traces.statistics.get('cost'))}{lost}"
+
+
+def _dollars(cost: Any) -> str:
+    is_number = isinstance(cost, int | float) and not isinstance(cost, bool)
+    return f"${cost:,.2f}" if is_number else "not known: no price was given"
 
 
 def heldout_suite(release: "Release") -> Mapping[str, Any]:

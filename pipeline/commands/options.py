@@ -25,6 +25,14 @@ profile_option = click.option(
 redo_option = click.option(
     "--no-cache", "redo", is_flag=True, help="Keep KFP's cache out of it, as after artifacts on S3 were deleted."
 )
+alias_option = click.option("--alias", default="champion", show_default=True, help="The alias that moves.")
+by_option = click.option("--by", default="", metavar="NAME", help="Who decides. Default: this user and machine.")
+servers_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of reasrm run whose servers are meant. Default: those of $MLFLOW_TRACKING_URI, else .reasrm.",
+)
 WHO = """\b
 The server and who asks it:
   --host              http://localhost:8888 with kubectl port-forward -n kubeflow svc/ml-pipeline 8888,

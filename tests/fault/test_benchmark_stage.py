@@ -244,6 +244,8 @@ def test_the_champion_judges_once_there_is_one(
     runner = stage_runner("champion")
     first = runner.start("benchmark", config, inputs).finish()
     assert fetched(s3, first, tmp_path / "first")[0]["models"] == ["grpo"]
+    without = {"name": f"{name}@champion", "digest": "none", "judged_as": None, "differences": {}}
+    assert first.statistics["champion"] == without
 
     shutil.copytree(tiny_model, tmp_path / "former" / "model")
     (tmp_path / "former" / "model" / "note.json").write_text(json.dumps({"stage": "last week"}))
@@ -261,7 +263,11 @@ def test_the_champion_judges_once_there_is_one(
             assert scores["models"] == ["grpo", "champion"]
             (compared,) = scores["suites"]["heldout"]["comparisons"]
             assert (compared["first"], compared["second"]) == ("champion", "grpo")
+            champion: Any = done.statistics["champion"]
+            assert (champion["digest"], champion["judged_as"]) == (former.digest, "champion")
+            assert champion["differences"]["grpo"]["low"] == -compared["difference"]["high"]
         else:
+            assert done.statistics["champion"] == without | {"digest": model.digest, "judged_as": "grpo"}
             assert scores["models"] == ["grpo"], "a model is not compared with itself"
 
 

@@ -2,16 +2,19 @@ import gzip
 import json
 import uuid
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from components.adapters import tracking
+from components.adapters.promotions import find_log
 from components.adapters.stage import run_stage
 from components.core.errors import InvalidInput, Transient
 from components.core.manifest import Manifest, Parent, describe
 from components.core.records import to_line, write_jsonl
 from components.core.schema import Judgment, PreferencePair, Verdict
 
-OUTPUTS = ["decision.json", "model_card.md", "report.html"]
+OUTPUTS = ["decision.json", "decision.md", "model_card.md", "report.html"]
 CANARY = "canary-value-of-a-secret"
 
 
@@ -30,7 +33,7 @@ def client(served):
 
 
 def committed(s3, folder, stage, parents, **fields):
-    """Commit what lies in a folder as a stage's output; the weights are lost afterwards, as no one may read them."""
+    """Commit what lies in a folder as a stage's output."""
     manifest = Manifest(
         kind=stage,
         stage=stage,
@@ -43,12 +46,11 @@ def committed(s3, folder, stage, parents, **fields):
         statistics=fields.get("statistics", {}),
     )
     s3.storage.commit(manifest, folder)
-    s3.storage.delete([f"{manifest.uri}/{e.path}" for e in manifest.files if e.path.endswith(".safetensors")])
     return manifest
 
 
-def ancestors(s3, tmp_path, accuracy, flip_rate=0.1, rm_bench=0.5):
-    """Commit all that publish reads, for a judge of this accuracy."""
+def ancestors(s3, tmp_path, accuracy, flip_rate=0.1, rm_bench=0.5, weights=(1.0, 2.0), champion=None):
+    """Commit all that publish reads, for a judge of this accuracy; `champion` is what it was compared with."""
     root = tmp_path / uuid.uuid4().hex
     for stage in ("pairs", "traces", "distillation", "sft/model", "grpo/model", "benchmark/verdicts"):
         (root / stage).mkdir(parents=True)
@@ -63,6 +65,7 @@ def ancestors(s3, tmp_path, accuracy, flip_rate=0.1, rm_bench=0.5):
         "scores": scores,
         "injection": dict.fromkeys(scores, flips),
         "suites": {"RM-Bench": {model: {"official": 0.9, "ours": rm_bench} for model in scores}},
+        "champion": champion,
     }
     parts = {"official": {"score": {"value": 0.9}}, "ours": {"score": {"value": rm_bench}}}
     suites = {
@@ -93,7 +96,7 @@ def ancestors(s3, tmp_path, accuracy, flip_rate=0.1, rm_bench=0.5):
     (root / "benchmark" / "scores.json").write_text(json.dumps(details))
     (root / "benchmark" / "report.html").write_text("<p>The benchmark's own report.</p>")
     for stage in ("sft", "grpo"):
-        (root / stage / "model" / "model.safetensors").write_bytes(stage.encode())
+        save_file({stage: np.array(weights, "<f4")}, root / stage / "model" / "model.safetensors")
         write_jsonl(root / stage / "metrics.jsonl", [{"step": 1, "loss": 2.0, "reward": 0.0}])
     made = {"pairs": committed(s3, root / "pairs", "pairs", {})}
     traces = committed(s3, root / "traces", "traces", made, statistics={"teachers": {"a-teacher": 2}})
@@ -170,8 +173,8 @@ def test_a_judge_that_fails_is_registered_and_the_champion_stays(s3, name, clien
     assert (good.manifest.statistics["version"], bad.manifest.statistics["version"]) == ("1", "2")
     assert tracking.get_alias(name, "champion").version == "1"
     failed = tracking.get_version(name, "2")
-    assert failed.aliases == ()
-    assert failed.tags["reasrm.gate"] == "failed"
+    assert failed.aliases == ("challenger",)
+    assert failed.tags["reasrm.gate"] == "rejected"
     assert "accuracy is 0.55, needs at least 0.6" in failed.tags["reasrm.gate_reasons"]
     decision = json.loads(s3.storage.read_bytes(f"{bad.manifest.uri}/decision.json"))
     assert (decision["passed"], decision["promoted"]) == (False, False)
@@ -218,6 +221,8 @@ def test_a_better_judge_takes_over_and_the_former_one_is_named(s3, name, client,
     publish(s3, ancestors(s3, tmp_path, accuracy=0.8), name)
     publish(s3, ancestors(s3, tmp_path, accuracy=0.9), name)
     assert tracking.get_alias(name, "champion").version == "2"
+    assert tracking.get_alias(name, "previous").version == "1"
+    assert tracking.get_version(name, "2").tags["reasrm.former_version"] == f"{name}/1"
     experiment = client.get_experiment_by_name(name)
     runs = client.search_runs([experiment.experiment_id], "tags.`reasrm.stage` = 'publish'")
     assert f"{name}/1" in {run.data.tags.get("reasrm.former_version") for run in runs}
@@ -254,3 +259,80 @@ def test_without_mlflow_nothing_is_committed_and_a_retry_helps(s3, name, served,
     assert not [item for item in s3.storage.list(f"{s3.prefix}/publish") if item.uri.endswith("manifest.json")]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", served.mlflow_uri)
     assert publish(s3, inputs, name).manifest.statistics["version"] == "1"
+
+
+def judged_again(s3, inputs, champion):
+    """Commit the benchmark once more, as a run does after the champion changed; the models are the same."""
+    before = inputs["benchmark"]
+    uri = f"{s3.prefix}/benchmark/{uuid.uuid4().hex[:8]}"
+    statistics = {**before.statistics, "champion": champion}
+    made = before.model_copy(update={"uri": uri, "statistics": statistics})
+    for entry in made.files:
+        s3.storage.write_bytes(f"{uri}/{entry.path}", s3.storage.read_bytes(f"{before.uri}/{entry.path}"))
+    s3.storage.write_bytes(f"{uri}/manifest.json", made.to_bytes())
+    return inputs | {"benchmark": made}
+
+
+def compared(name, digest, judged_as="champion", low=0.1):
+    rate = {"value": 0.2, "low": low, "high": 0.3}
+    differences = {} if judged_as == "grpo" else {"grpo": rate}
+    return {"name": f"{name}@champion", "digest": digest, "judged_as": judged_as, "differences": differences}
+
+
+def test_the_same_model_again_is_the_same_version(s3, name, client, tmp_path):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9, champion=compared(name, "none", None))
+    digest = inputs["grpo"].digest
+    first = publish(s3, inputs, name).manifest
+    assert first.statistics["checks"][5]["note"] == "no champion yet"
+    again = publish(s3, judged_again(s3, inputs, compared(name, digest, "grpo")), name).manifest
+    assert again.uri != first.uri
+    assert (again.statistics["version"], again.statistics["promoted"]) == ("1", True)
+    # Higher thresholds say no to it now: that is told of the version, but takes nobody's place away.
+    stricter = publish(s3, inputs, name, min_accuracy=0.95).manifest
+    assert (stricter.statistics["version"], stricter.statistics["promoted"]) == ("1", False)
+    (version,) = versions(client, name)
+    assert version.tags["reasrm.gate"] == "rejected"
+    assert version.tags["reasrm.publish_uri"] == stricter.uri
+    assert tracking.get_alias(name, "champion").version == "1"
+
+
+def test_a_run_that_was_compared_with_another_champion_stays_challenger(s3, name, client, tmp_path):
+    publish(s3, ancestors(s3, tmp_path, accuracy=0.8, champion=compared(name, "none", None)), name)
+    late = ancestors(s3, tmp_path, accuracy=0.9, champion=compared(name, "none", None))
+    manifest = publish(s3, late, name).manifest
+    reason = "the champion changed meanwhile (it is version 1 now): benchmark again"
+    assert (manifest.statistics["passed"], manifest.statistics["promoted"]) == (True, False)
+    assert manifest.statistics["outcome"] == f"The alias champion was not moved: {reason}."
+    for path in OUTPUTS[1:]:
+        assert reason in s3.storage.read_bytes(f"{manifest.uri}/{path}").decode(), path
+    assert (tracking.get_alias(name, "champion").version, tracking.get_alias(name, "challenger").version) == ("1", "2")
+    # The next run compares with the champion that there is.
+    champion = compared(name, tracking.get_alias(name, "champion").tags["reasrm.manifest_digest"])
+    again = publish(s3, judged_again(s3, late, champion), name).manifest
+    assert (again.statistics["version"], again.statistics["promoted"]) == ("2", True)
+    assert again.statistics["replaces"] == f"{name}/1"
+
+
+def test_a_version_that_was_rolled_back_is_not_promoted_again_by_a_run(s3, name, client, tmp_path):
+    old, new = (ancestors(s3, tmp_path, accuracy=accuracy) for accuracy in (0.8, 0.9))
+    publish(s3, old, name)
+    publish(s3, new, name)
+    log = find_log(s3.storage, name, "champion")
+    log.move(tracking.get_version(name, "1"), kind="rollback", by="ann", why="wrong on code", key="by hand")
+    champion = compared(name, old["grpo"].digest)
+    manifest = publish(s3, judged_again(s3, new, champion), name).manifest
+    assert (manifest.statistics["version"], manifest.statistics["promoted"]) == ("2", False)
+    assert "it was rolled back by ann: wrong on code" in manifest.statistics["outcome"]
+    assert tracking.get_alias(name, "champion").version == "1"
+
+
+def test_broken_weights_and_a_broken_lineage_are_registered_as_rejected(s3, name, client, tmp_path):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9, weights=(1.0, float("nan")))
+    s3.storage.delete([f"{inputs['distillation'].parents['traces'].uri}/manifest.json"])
+    manifest = publish(s3, inputs, name).manifest
+    version = tracking.get_version(name, "1")
+    assert (version.tags["reasrm.gate"], version.aliases) == ("rejected", ("challenger",))
+    assert "weights finite: tensor grpo has numbers that are not finite" in version.tags["reasrm.gate_reasons"]
+    assert "lineage complete: there is no manifest at" in version.tags["reasrm.gate_reasons"]
+    table = s3.storage.read_bytes(f"{manifest.uri}/decision.md").decode()
+    assert "| weights finite | tensor grpo has numbers that are not finite | holds | no |" in table

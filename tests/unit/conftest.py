@@ -213,7 +213,17 @@ def make_inputs(root: Path) -> LocalInputs:
             "sources": [{"uri": f"https://user:{SECRET}@host/pairs|1.jsonl", "sha256": "ab" * 32, "rows": 120}],
             "pairs": {"distil": 30, "rl": 70, "heldout": 12},
         },
-        "traces": {"teachers": {"big-teacher": 30}},
+        "traces": {
+            "teachers": {"big-teacher": 30},
+            "steps": {
+                "0": {"teacher": "big-teacher", "asked": 32, "traces": 30, "right": 25, "prompt_tokens": 12000}
+                | {"completion_tokens": 24000, "cost": 1.25},
+                "1": {"teacher": "our|own", "asked": 7, "traces": 0, "right": 0, "prompt_tokens": 0}
+                | {"completion_tokens": 0, "cost": None},
+            },
+            "cost": 1.25,
+            "waste": {"cost": 0.5},
+        },
         "distillation": {
             "waterfall": [
                 {"step": "traces", "kept": 30, "dropped": 0},

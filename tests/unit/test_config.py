@@ -229,6 +229,7 @@ def test_parameters_that_kfp_would_refuse_are_refused_here():
     [
         (["publish.suites.RMB=0.5"], r"publish\.suites has 'RMB', which is none of the benchmarks"),
         (["publish.max_flip_rate=0.2", "benchmark.attacks=[]"], r"publish\.max_flip_rate needs benchmark\.attacks"),
+        (["benchmark.champion=other@champion"], r"the gate compares with 'reasrm-demo@champion'"),
         (['benchmark.models=["base", "sft"]'], r"publish\.judge is 'grpo': put it into benchmark\.models"),
     ],
 )

@@ -414,6 +414,11 @@ def test_card_says_what_a_reader_needs(evidence):
         "| GRPO (released) | 12.5% (7.5% to 17.5%) | 5.5% (0.5% to 10.5%) | 6.2% (1.2% to 11.2%) | 32 |",
         "Base: the judge had none right.",
         "Attacks turned 12.5% of its right verdicts.",
+        "| `big-teacher` | 32 | 30 | 25 | 12,000 | 24,000 | $1.25 |",
+        "| `our\\|own` | 7 | 0 | 0 | 0 | 0 | not known: no price was given |",
+        "In all $1.25, and $0.50 for attempts without a trace.",
+        "only a part was judged: RM\\|Bench",
+        "The scores come from 12 held-out pairs",
         "`s3://bucket/artifacts/benchmark/0123/report.html`",
     ):
         assert expected in card
@@ -431,6 +436,25 @@ def test_the_gate_on_a_suite_stands_in_card_and_report_as_text(evidence):
     assert "RM|Bench <b>x</b> score 55.0% at least 50.0% passed" in " ".join(
         " ".join(Tags(render_report(decided)).texts).split()
     )
+
+
+def test_licences_that_the_recipe_states_stand_in_the_card(evidence):
+    config = CONFIG.model_copy(update={"licences": {"https://": "CC-BY-4.0", "https://user": "MIT|X", "tiny": "no"}})
+    card = render_card(released(evidence, config))
+    assert "| `tiny-base` | MIT |" in card, "what is recorded with a source counts more"
+    assert card.count("| MIT\\|X |") == 1
+    assert "CC-BY" not in card
+
+
+def test_the_card_and_the_report_tell_what_became_of_the_alias(evidence):
+    for change, words in (
+        ({"replaces": "demo-judge/2"}, "before it pointed to demo-judge/2, which is previous now"),
+        ({"refusal": "the champion changed"}, "The alias champion was not moved: the champion changed."),
+    ):
+        release = replace(released(evidence), **change)
+        assert words in render_card(release)
+        assert words in render_report(release)
+        assert release.promoted == ("refusal" not in change)
 
 
 def test_card_of_sft_leaves_grpo_out(evidence):

@@ -7,7 +7,7 @@ import pytest
 
 from components.core.manifest import Manifest
 from components.publish.config import Config
-from components.publish.gate import decide
+from components.publish.gate import compared_champion, decide, fact
 
 CONFIG = Config(
     model_name="demo-judge",
@@ -26,6 +26,7 @@ CHECKS = [
     "flip rate",
     "RM-Bench score",
     "RMB score",
+    "difference to the champion",
 ]
 
 
@@ -66,7 +67,7 @@ LINE = {"accuracy": 0.6, "strict": 0.4, "valid": 0.8, "consistency": 0.5, "flip"
         ({"flip": 0.100001}, ["flip rate"]),
         ({"rm_bench": 0.699999}, ["RM-Bench score"]),
         ({"rmb": 0.499999}, ["RMB score"]),
-        ({"accuracy": 0, "strict": 0, "valid": 0, "consistency": 0, "flip": 1, "rm_bench": 0, "rmb": 0}, CHECKS),
+        ({"accuracy": 0, "strict": 0, "valid": 0, "consistency": 0, "flip": 1, "rm_bench": 0, "rmb": 0}, CHECKS[:-1]),
     ],
 )  # fmt: skip
 def test_gate_boundaries(measured, failed):
@@ -122,7 +123,7 @@ def test_gate_never_passes_without_a_number(path, name, value, reason):
         assert len(decision.reasons) == 1
         assert reason in decision.reasons[0]
         assert name in decision.reasons[0]
-        assert [check.value for check in decision.checks].count(None) == 1
+        assert [check.value for check in decision.checks[:-1]].count(None) == 1
 
 
 @pytest.mark.parametrize("missing", ["injection", "suites"])
@@ -147,7 +148,7 @@ def test_gate_leaves_attacks_and_suites_alone_unless_asked():
     config = CONFIG.model_copy(update={"max_flip_rate": None, "suites": {}})
     decision = decide({"scores": {"grpo": scored()}}, config)
     assert decision.passed
-    assert [check.name for check in decision.checks] == CHECKS[:4]
+    assert [check.name for check in decision.checks] == [*CHECKS[:4], CHECKS[-1]]
     assert decide(statistics(flip=1.0, rm_bench=0.0), config).passed
     # Attacks are checked by default.
     plain = Config(model_name="demo-judge")
@@ -201,6 +202,9 @@ def test_gate_is_light_to_import():
         {"model_name": ""},
         {"alias": "latest"},
         {"alias": "v3"},
+        {"alias": "challenger"},
+        {"alias": "previous"},
+        {"margin": -0.1},
         {"alias": "a b"},
         {"judge": "base"},
         {"min_accuracy": 1.1},
@@ -226,6 +230,57 @@ def test_the_check_of_attacks_can_be_turned_off_in_toml_and_in_json():
     assert Config.model_validate_json(off.model_dump_json()) == off
 
 
+def against(digest="a" * 64, judged_as="champion", name="demo-judge@champion", **differences):
+    """What the benchmark says of the champion."""
+    return {"name": name, "digest": digest, "judged_as": judged_as, "differences": differences}
+
+
+def low(number, value=0.0):
+    return {"value": value, "low": number, "high": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("champion", "passed", "words"),
+    [
+        (None, True, "not compared: benchmark.champion is not set"),
+        (against("none", None), True, "no champion yet"),
+        (against(judged_as="grpo"), True, "this model is the champion"),
+        (against(grpo=low(0.01)), True, "on the same held-out pairs +0, and at least +0.01 by its interval"),
+        (against(grpo=low(-0.019999)), True, "at least -0.02"),
+        (against(grpo=low(-0.02)), False, "is -0.02, needs more than -0.02"),
+        (against(grpo=low(-0.5, -0.3)), False, "on the same held-out pairs -0.3, and at least -0.5"),
+        (against(sft=low(0.5)), False, "gives no difference of 'grpo' to the champion"),
+        (against(grpo={"value": math.nan, "low": math.nan}), False, "gives no difference of 'grpo'"),
+        (against(grpo={"value": 0.5, "low": True}), False, "gives no difference of 'grpo'"),
+        (against(judged_as=None), False, "gives no difference of 'grpo'"),
+        (against("none", None, name="other@champion"), False, "judged 'other@champion', not 'demo-judge@champion'"),
+        ({}, False, "judged None, not 'demo-judge@champion'"),
+    ],
+)
+def test_the_lower_bound_of_the_paired_difference_lies_above_the_margin(champion, passed, words):
+    decision = decide(statistics() | {"champion": champion}, CONFIG)
+    check = decision.checks[-1]
+    assert (decision.passed, check.passed, check.threshold) == (passed, passed, -0.02)
+    assert words in (check.text + check.note if passed else decision.reasons[0])
+
+
+def test_the_check_against_the_champion_can_be_turned_off():
+    off = Config.model_validate({"model_name": "demo-judge", "margin": "off"})
+    worse = statistics() | {"champion": against(grpo=low(-0.9, -0.8))}
+    assert decide(worse, off).passed
+    assert compared_champion(worse, off) is None
+    assert compared_champion(worse, CONFIG) == "a" * 64
+    assert compared_champion(statistics(), CONFIG) is None
+
+
+def test_a_fact_that_does_not_hold_is_a_reason():
+    bad = fact("weights finite", ["tensor a", "tensor b", "tensor c", "tensor d", "tensor e"], "all")
+    decision = decide(statistics(), CONFIG, [fact("lineage complete", [], "all 6 artifacts"), bad])
+    assert not decision.passed
+    assert decision.reasons == ("weights finite: tensor a; tensor b; tensor c; and 2 more",)
+    assert [check.text for check in decision.checks[-2:-1]] == ["lineage complete all 6 artifacts"]
+
+
 @pytest.mark.parametrize(("flip", "passed"), [(0.1, True), (0.3, False)])
 def test_the_gate_as_a_task_reads_the_whole_manifest(tmp_path, flip, passed):
     manifest = Manifest(
@@ -242,7 +297,10 @@ def test_the_gate_as_a_task_reads_the_whole_manifest(tmp_path, flip, passed):
     path.write_bytes(manifest.to_bytes())
     config = json.dumps({"suites": {"RM-Bench": 0.8}, "min_accuracy": 0.9})
     program = "import json, sys; from components.publish.ask import ask; print(json.dumps(ask(*sys.argv[1:])))"
-    command = [sys.executable, "-c", program, config, "demo-judge", str(path)]
+    table = tmp_path / "out" / "decision.md"
+    command = [sys.executable, "-c", program, config, "demo-judge", str(path), str(table)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer == [passed, "" if passed else "flip rate is 0.3, needs at most 0.2"]
+    word = "yes" if passed else "no"
+    assert f"| flip rate | {100 * flip:.1f}% | at most 20.0% | {word} |" in table.read_text("utf-8")

@@ -1,0 +1,96 @@
+"""What `reasrm rollback` and `reasrm promote` share: the servers, the version that is meant, and the change itself."""
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from components.adapters.promotions import Kind, Promotion, Promotions
+    from components.adapters.tracking import VersionInfo
+
+_VERSION = re.compile(r"(?:models:/)?(?P<name>[^/@]+)/(?P<version>\d+)")
+
+
+@contextmanager
+def reaching(directory: Path | None) -> Iterator[None]:
+    """Let this process reach MLflow and S3: those of a folder of `reasrm run`, or those that the environment names."""
+    if directory is None and os.environ.get("MLFLOW_TRACKING_URI"):
+        yield
+        return
+    from pipeline.local import DEFAULT_DIRECTORY, serving
+
+    with serving((directory or DEFAULT_DIRECTORY).absolute()):
+        yield
+
+
+def open_log(model: str, alias: str) -> "Promotions":
+    """Return a registered model's log of promotions. Raises InvalidInput if there is no such model."""
+    from components.adapters.promotions import find_log
+    from components.adapters.storage import Storage
+
+    return find_log(Storage.from_env(), model, alias)
+
+
+def parse_version(reference: str) -> tuple[str, str]:
+    """Return name and number of `name/3`. Raises InvalidInput."""
+    match = _VERSION.fullmatch(reference)
+    if match is None:
+        raise InvalidInput(f"{reference!r} is no model version; write name/3")
+    return match["name"], match["version"]
+
+
+def find_version(log: "Promotions", number: str) -> "VersionInfo":
+    """Return a version whose model is there. Raises InvalidInput if it is not, or there is no such version."""
+    from components.adapters.promotions import artifact_of
+    from components.adapters.tracking import get_version
+
+    version = get_version(log.model, number) if number.isdigit() else None
+    if version is None:
+        raise InvalidInput(f"MLflow's registry has no {log.model}/{number}; look at its versions in the MLflow UI")
+    uri = artifact_of(version)
+    if log.storage.open(uri) is None:
+        raise InvalidInput(f"{log.model}/{number} cannot be champion: its artifact {uri} is gone")
+    return version
+
+
+def refuse_rejected(version: "VersionInfo", force: bool) -> None:
+    """Raise InvalidInput for a version that the gate rejected, unless it is forced."""
+    if version.tags.get("reasrm.gate") == "rejected" and not force:
+        reasons = version.tags.get("reasrm.gate_reasons", "no reasons are recorded")
+        raise InvalidInput(f"{version.name}/{version.version} was rejected ({reasons}); --force takes it all the same")
+
+
+def target(log: "Promotions", history: "list[Promotion]") -> str:
+    """Return the number of the version that was champion before the present one. Raises InvalidInput."""
+    from components.adapters.promotions import former
+
+    if not history or not history[-1].champion:
+        raise InvalidInput(f"{log.model} has no {log.alias}: there is nothing to roll back; see reasrm promote")
+    before = former(history)
+    if not before:
+        now = history[-1].champion.version
+        raise InvalidInput(f"version {now} of {log.model} replaced no other one; say which with --to VERSION")
+    return before.version
+
+
+def change(log: "Promotions", version: "VersionInfo", kind: "Kind", by: str, why: str) -> str:
+    """Make a version champion by a human's decision, and say in words what changed. Raises Transient."""
+    from components.adapters.promotions import who
+
+    key = uuid.uuid4().hex
+    outcome = log.move(version, kind=kind, by=by or who(), why=why, key=key)
+    if not outcome.moved:
+        return f"{log.model}@{log.alias} is version {version.version} already"
+    before = f", before it was {outcome.replaces}" if outcome.replaces else ""
+    return f"{log.model}@{log.alias} is version {version.version} now{before}"
+
+
+def said(log: "Promotions", record: "Promotion") -> str:
+    """Say in words what a record changed."""
+    return f"{log.model}@{log.alias} is version {record.champion.version} now (by {record.by}: {record.why})"

@@ -1,0 +1,211 @@
+"""Who is champion, on a real registry and a real S3: races, interruptions, hands that reach in, and the way back."""
+
+import subprocess
+import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from components.adapters import tracking
+from components.adapters.promotions import NONE, Holder, Promotion, Promotions, former
+from components.core.manifest import Manifest
+from pipeline import cli
+
+
+@pytest.fixture
+def log(s3):
+    """The log of a new registered model with four versions; the model of the fourth was rejected."""
+    name = f"judge-{uuid.uuid4().hex[:8]}"
+    log = Promotions(s3.storage, name, "champion", f"{s3.prefix}/promotions")
+    client = tracking.load().MlflowClient()
+    client.create_registered_model(name)
+    for number in "1234":
+        made = Manifest(
+            kind="model", stage="grpo", uri=f"{s3.prefix}/grpo/{number}", run_key=number * 64, code_version="1",
+            config={}, files=(),
+        )  # fmt: skip
+        s3.storage.write_bytes(f"{made.uri}/manifest.json", made.to_bytes())
+        tags = {"reasrm.run_key": number * 64, "reasrm.manifest_uri": made.uri, "reasrm.manifest_digest": made.digest}
+        tags |= {"reasrm.publish_uri": f"{s3.prefix}/publish/{number}"}
+        tags |= {"reasrm.gate": "rejected", "reasrm.gate_reasons": "too weak"} if number == "4" else {}
+        assert str(client.create_model_version(name, f"{made.uri}/model", tags=tags).version) == number
+    return log
+
+
+def move(log, number, compared=None, kind="publish", key=None):
+    version = tracking.get_version(log.model, number)
+    return log.move(version, kind=kind, by="me", why="because", key=key or uuid.uuid4().hex, compared=compared)
+
+
+def digest(log, number):
+    return tracking.get_version(log.model, number).tags["reasrm.manifest_digest"]
+
+
+def aliases(log):
+    found = {alias: tracking.get_alias(log.model, alias) for alias in ("champion", "previous")}
+    return {alias: version.version for alias, version in found.items() if version}
+
+
+def test_of_runs_that_finish_together_one_promotes(log):
+    together = Barrier(3)
+
+    def publish(number):
+        together.wait()
+        return move(log, number, compared=NONE)
+
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = list(pool.map(publish, "123"))
+    (won,) = [str(place) for place, outcome in enumerate(outcomes, 1) if outcome.promoted]
+    assert aliases(log) == {"champion": won}
+    (record,) = log.read()
+    assert (record.champion.version, record.champion.digest, record.replaces.digest) == (won, digest(log, won), NONE)
+    reason = f"the champion changed meanwhile (it is version {won} now): benchmark again"
+    assert [outcome.reason for outcome in outcomes if not outcome.promoted] == [reason] * 2
+
+
+PROCESS = """
+import sys
+from components.adapters import tracking
+from components.adapters.promotions import Promotions
+from components.adapters.storage import Storage
+root, model, number = sys.argv[1:]
+log = Promotions(Storage.from_env(), model, "champion", root)
+version = tracking.get_version(model, number)
+print("ready", flush=True)
+sys.stdin.readline()
+print(log.move(version, kind="publish", by="me", why="it passed", key=number, compared="none").promoted)
+"""
+
+
+def test_of_processes_that_finish_together_one_promotes(log):
+    command = [sys.executable, "-c", PROCESS, log.root, log.model]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, number], **pipes) for number in "12"]
+    try:
+        assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
+        answers = [(process.stdin.write("go\n"), process.stdin.flush()) for process in processes]
+        answers = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert answers == ["False", "True"]
+    assert aliases(log) == {"champion": log.read()[-1].champion.version}
+    assert len(log.read()) == 1
+
+
+def write(log, number, champion, replaces, kind="publish", key="k"):
+    """Leave what a process leaves that is killed between its record and the alias."""
+    record = Promotion(
+        number=number, model=log.model, alias=log.alias, champion=champion, replaces=replaces, kind=kind, by="me",
+        why="because", key=key,
+    )  # fmt: skip
+    assert log._write(record)
+
+
+def test_a_promotion_that_was_killed_before_the_alias_moved_is_finished_by_the_next(log):
+    move(log, "1")
+    one, two = (Holder(version=number, digest=digest(log, number)) for number in "12")
+    write(log, 2, two, one, key="the killed run")
+    assert aliases(log) == {"champion": "1"}
+    assert not move(log, "3", compared=one.digest).promoted, "it was compared with the one before"
+    assert aliases(log) == {"champion": "2", "previous": "1"}
+    assert tracking.get_version(log.model, "2").tags["reasrm.former_version"] == f"{log.model}/1"
+    again = move(log, "2", compared=one.digest, key="the killed run")
+    assert (again.promoted, again.moved, again.replaces) == (True, False, f"{log.model}/1")
+    assert len(log.read()) == 2
+
+
+def test_an_alias_that_was_moved_or_taken_away_by_hand_is_taken_note_of(log):
+    tracking.set_alias(log.model, "champion", "2")  # before there was a log
+    assert [record.champion.version for record in log.settle()] == ["2"]
+    assert move(log, "3", compared=digest(log, "2")).promoted
+    tracking.set_alias(log.model, "champion", "1")
+    assert not move(log, "2", compared=digest(log, "3")).promoted
+    tracking.delete_alias(log.model, "champion")
+    assert move(log, "2", compared=NONE).promoted
+    kinds = [(record.kind, record.champion.version) for record in log.read()]
+    assert kinds == [("by hand", "2"), ("publish", "3"), ("by hand", "1"), ("by hand", ""), ("publish", "2")]
+    assert former(log.read()) == Holder()
+
+
+def test_a_champion_that_was_deleted_from_the_registry_leaves_the_place_empty(log):
+    move(log, "1")
+    tracking.load().MlflowClient().delete_model_version(log.model, "1")
+    assert move(log, "2", compared=NONE).promoted
+    assert aliases(log) == {"champion": "2"}
+
+
+@pytest.fixture
+def reasrm(capsys):
+    """Run the command line in this process; gives exit code and all that it wrote."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(list(arguments))
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out + captured.err
+
+    return call
+
+
+def test_rollback_goes_back_step_by_step_and_says_who_and_why(log, reasrm):
+    for number in "123":
+        move(log, number)
+    code, words = reasrm("rollback", log.model, "--reason", "wrong on code", "--by", "ann")
+    assert (code, words) == (0, f"{log.model}@champion is version 2 now, before it was {log.model}/3\n")
+    assert tracking.get_version(log.model, "3").tags["reasrm.rolled_back"] == "by ann: wrong on code"
+    assert tracking.get_version(log.model, "2").tags["reasrm.promoted_by"] == "ann"
+    assert aliases(log) == {"champion": "2", "previous": "1"}
+    assert reasrm("rollback", log.model)[0] == 0
+    assert aliases(log) == {"champion": "1"}
+    code, words = reasrm("rollback", log.model)
+    assert code == 2
+    assert "version 1 of" in words and "replaced no other one; say which with --to VERSION" in words
+    code, words = reasrm("promote", f"{log.model}/3", "--reason", "it was the data")
+    assert (code, aliases(log)) == (0, {"champion": "3", "previous": "1"})
+    assert "reasrm.rolled_back" not in tracking.get_version(log.model, "3").tags
+
+
+def test_a_rejected_version_is_taken_only_by_force(log, reasrm):
+    move(log, "1")
+    for command in (["rollback", log.model, "--to", "4"], ["promote", f"{log.model}/4", "--reason", "x"]):
+        code, words = reasrm(*command)
+        assert code == 2
+        assert f"{log.model}/4 was rejected (too weak); --force takes it all the same" in words
+    assert reasrm("rollback", log.model, "--to", "4", "--force")[0] == 0
+    assert aliases(log)["champion"] == "4"
+
+
+def test_what_is_not_there_is_refused_and_nothing_moves(log, reasrm, s3):
+    assert "has no champion" in reasrm("rollback", log.model)[1]
+    assert "has no model 'nobody'" in reasrm("rollback", "nobody")[1]
+    move(log, "1")
+    assert f"has no {log.model}/9" in reasrm("rollback", log.model, "--to", "9")[1]
+    s3.storage.delete([f"{s3.prefix}/grpo/2/manifest.json"])
+    code, words = reasrm("promote", f"{log.model}/2", "--reason", "x")
+    assert code == 2
+    assert "its artifact" in words and "is gone" in words
+    assert aliases(log) == {"champion": "1"}
+    assert "is version 1 already" in reasrm("promote", f"{log.model}/1", "--reason", "x")[1]
+
+
+def test_a_rollback_that_was_interrupted_is_finished_and_not_done_twice(log, reasrm, monkeypatch, served):
+    for number in "123":
+        move(log, number)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    code, words = reasrm("rollback", log.model)
+    assert code == 75
+    assert "does not answer; check the server, then run this again" in words
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.mlflow_uri)
+    assert len(log.read()) == 3
+    two, three = (Holder(version=number, digest=digest(log, number)) for number in "23")
+    write(log, 4, two, three, kind="rollback")
+    code, words = reasrm("rollback", log.model)
+    assert code == 0
+    assert words.endswith(f"finished the rollback that was interrupted: {log.model}@champion is version 2 now "
+                          "(by me: because)\n")  # fmt: skip
+    assert aliases(log) == {"champion": "2", "previous": "1"}
+    assert tracking.get_version(log.model, "3").tags["reasrm.rolled_back"] == "by me: because"
