@@ -32,6 +32,7 @@ __all__ = [
     "replay",
     "run_tags",
     "set_alias",
+    "tag_parent",
 ]
 
 logger = logging.getLogger(__name__)
@@ -302,6 +303,16 @@ def finish_parent(run_id: str, experiment: str, status: Status, tags: Mapping[st
         client.set_terminated(parent, status)
 
     return _on_parent(f"closing run {run_id}", run_id, experiment, work)
+
+
+def tag_parent(run_id: str, experiment: str, tags: Mapping[str, str]) -> bool:
+    """Tag the run of the whole pipeline; best effort, True if it is done."""
+
+    def work(client: Any, parent: str) -> None:
+        for key, value in tags.items():
+            client.set_tag(parent, clean_key(key), cut(str(value), MAX_TAG_CHARS))
+
+    return _on_parent(f"tagging run {run_id}", run_id, experiment, work)
 
 
 def log_parent_params(run_id: str, experiment: str, params: Mapping[str, Any]) -> bool:
