@@ -13,6 +13,7 @@ import click
 from components.core.errors import ReasrmError
 from pipeline.commands.doctor import doctor
 from pipeline.commands.options import profile_option, recipe_option, redo_option, set_option
+from pipeline.commands.retention import retention
 from pipeline.commands.schedule import schedule
 from pipeline.commands.status import status
 from pipeline.commands.submit import submit
@@ -173,7 +174,7 @@ def recipes() -> None:
         click.echo(f"{name:<{max(map(len, names))}}  {first.removeprefix('#').strip()}")
 
 
-for command in (submit, status, schedule, doctor, upload):
+for command in (submit, status, schedule, doctor, upload, retention):
     cli.add_command(command)
 
 

@@ -17,6 +17,7 @@ from components.core.redact import redact
 
 __all__ = [
     "ModelInfo",
+    "RunInfo",
     "StageRun",
     "Status",
     "VersionInfo",
@@ -26,6 +27,8 @@ __all__ = [
     "finish_parent",
     "get_alias",
     "get_version",
+    "list_runs",
+    "list_versions",
     "log_parent_params",
     "open_stage_run",
     "register_version",
@@ -192,6 +195,66 @@ def run_tags(mlflow_run_id: str) -> dict[str, str] | None:
 def find_output(mlflow_run_id: str) -> str | None:
     """Return the uri of the artifact that a run made. Raises Transient or InvalidInput."""
     return (run_tags(mlflow_run_id) or {}).get("reasrm.output_uri")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A pipeline run: when its first stage began (seconds since 1970), and what its stages work or worked on.
+
+    `works` are the ends of artifact uris, `<stage>/<run key>`, and `outputs` whole uris.
+    """
+
+    run_id: str
+    started: float
+    running: bool
+    works: tuple[tuple[str, str], ...]
+    outputs: tuple[str, ...]
+
+
+def list_versions() -> list[VersionInfo]:
+    """Return all versions of all registered models, without their aliases. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> list[VersionInfo]:
+        return [_version(one) for one in _all_pages(client.search_model_versions)]
+
+    return _call("listing the registered versions", work) or []
+
+
+def list_runs() -> list[RunInfo]:
+    """Return the pipeline runs of all experiments, the newest first. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> list[RunInfo]:
+        known = all_experiments(client)
+        found: dict[str, list[Any]] = {}
+        for run in _all_pages(lambda **page: client.search_runs(known, **page)) if known else ():
+            if "reasrm.run_id" in run.data.tags:
+                found.setdefault(run.data.tags["reasrm.run_id"], []).append(run)
+        return sorted((_run(name, runs) for name, runs in found.items()), key=lambda run: (-run.started, run.run_id))
+
+    return _call("listing the runs", work) or []
+
+
+def _run(name: str, runs: list[Any]) -> RunInfo:
+    tags = [run.data.tags for run in runs]
+    works = {
+        (one.get("reasrm.part_of") or one["reasrm.stage"], one["reasrm.run_key"])
+        for one in tags
+        if "reasrm.stage" in one and "reasrm.run_key" in one
+    }
+    outputs = {one["reasrm.output_uri"] for one in tags if one.get("reasrm.output_uri")}
+    started, running = min(run.info.start_time for run in runs) / 1000, any(r.info.status == "RUNNING" for r in runs)
+    return RunInfo(name, started, running, tuple(sorted(works)), tuple(sorted(outputs)))
+
+
+def _all_pages(search: Callable[..., Any]) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def _version(version: Any) -> VersionInfo:
