@@ -139,7 +139,7 @@ def _kept_runs(runs: Sequence[RunInfo], policy: Policy, now: datetime) -> list[R
 
 def _of_runs(root: str, runs: Iterable[RunInfo]) -> Iterator[str]:
     for run in runs:
-        yield from run.outputs
+        yield from run.uris
         yield from (f"{root}/{stage}/{key[:KEY_LENGTH]}" for stage, key in run.works)
 
 

@@ -3,6 +3,7 @@
 The functions below are direct calls, for `publish`, the exit handler and `reasrm lineage`; they need MLflow to answer.
 """
 
+import json
 import logging
 import os
 import time
@@ -201,14 +202,15 @@ def find_output(mlflow_run_id: str) -> str | None:
 class RunInfo:
     """A pipeline run: when its first stage began (seconds since 1970), and what its stages work or worked on.
 
-    `works` are the ends of artifact uris, `<stage>/<run key>`, and `outputs` whole uris.
+    `works` are stages with the keys of their work, of which an artifact's uri is made; `uris` is all that they read and
+    made.
     """
 
     run_id: str
     started: float
     running: bool
     works: tuple[tuple[str, str], ...]
-    outputs: tuple[str, ...]
+    uris: tuple[str, ...]
 
 
 def list_versions() -> list[VersionInfo]:
@@ -241,9 +243,18 @@ def _run(name: str, runs: list[Any]) -> RunInfo:
         for one in tags
         if "reasrm.stage" in one and "reasrm.run_key" in one
     }
-    outputs = {one["reasrm.output_uri"] for one in tags if one.get("reasrm.output_uri")}
+    uris = {one["reasrm.output_uri"] for one in tags if one.get("reasrm.output_uri")}
+    uris |= {uri for run in runs for given in run.inputs.dataset_inputs if (uri := _uri_of(given.dataset.source))}
     started, running = min(run.info.start_time for run in runs) / 1000, any(r.info.status == "RUNNING" for r in runs)
-    return RunInfo(name, started, running, tuple(sorted(works)), tuple(sorted(outputs)))
+    return RunInfo(name, started, running, tuple(sorted(works)), tuple(sorted(uris)))
+
+
+def _uri_of(source: str) -> str:
+    """Return the uri in a dataset's source as `delivery` writes it; empty for one of another's."""
+    try:
+        return str(json.loads(source)["uri"])
+    except (ValueError, TypeError, KeyError):
+        return ""
 
 
 def _all_pages(search: Callable[..., Any]) -> list[Any]:

@@ -2,20 +2,23 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.adapters.models import starting_model
 from components.adapters.stage import StageResult, run_stage
 from components.adapters.tracking import register_version, set_alias
 from components.core.errors import InvalidInput
-from components.core.manifest import Manifest
-from components.core.records import read_models
+from components.core.manifest import Manifest, describe
+from components.core.records import read_models, write_jsonl
 from components.core.schema import PreferencePair
 from components.prepare.before import SEEN_FILE, TRAINED_FILE
 from components.prepare.config import Config
 from components.prepare.sources import find_before
+from pipeline.preflight import pin
 
 PAIRS = Path(__file__).parents[2] / "samples" / "pairs.jsonl.gz"
 LINES = gzip.decompress(PAIRS.read_bytes()).splitlines(keepends=True)
@@ -189,9 +192,50 @@ def test_the_registry_says_where_to_go_on(prepare: Any, s3: Any, served: Any, mo
         found = find_before(settings, s3.storage)
         assert found is not None and found.digest == first.digest
         assert "since" not in settings.decisive()  # the artifact decides, not what it is called
+    stages = {"prepare_config": f'{{"since": "{name}@champion"}}', "sft_config": f'{{"warm_start": "{name}@other"}}'}
+    parameters, starts = pin(stages)
+    assert starts == {"since": first.uri, "warm_start": ""}
+    assert json.loads(parameters["prepare_config"]) == {"since": first.uri}
     bare = register_version(name, "s3://b/model", None, None, {"reasrm.run_key": "other"}, "")
     with pytest.raises(InvalidInput, match=r"version 2, which has no tag reasrm\.pairs_uri"):
         find_before(Config(sources=("nowhere",), since=f"{name}/{bare.version}"), s3.storage)  # type: ignore[arg-type]
+
+
+def test_a_warm_start_is_from_the_champion_s_artifact_or_else_from_the_base(
+    s3: Any, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REASRM_WORKDIR", str(tmp_path / "work"))
+    name, base = f"judge-{s3.prefix[-8:]}", str(tiny_model)
+    assert starting_model(base, "", s3.storage) == starting_model(base, f"{name}@champion", s3.storage) == base
+    server = os.environ["MLFLOW_TRACKING_URI"]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # a uri needs no registry
+    (tmp_path / "none").mkdir()
+    write_jsonl(tmp_path / "none" / "sft.jsonl", [])
+    examples = Manifest(
+        kind="examples",
+        stage="filter",
+        uri=f"{s3.prefix}/given/none",
+        run_key="0" * 64,
+        code_version="0",
+        config={},
+        files=describe(tmp_path / "none"),
+    )
+    s3.storage.commit(examples, tmp_path / "none")
+
+    def sft(**settings: Any) -> StageResult:
+        config = {"base_model": base, "epochs": 0} | settings
+        arguments = {"artifact_root": f"{s3.prefix}/a", "experiment": "e", "run_id": "r"}
+        return run_stage("sft", config, {"examples": examples}, **arguments)
+
+    first = sft().manifest
+    assert first.statistics["started_from"] == tiny_model.name
+    warm = sft(warm_start=first.uri).manifest
+    assert warm.statistics["started_from"] == first.uri and warm.run_key != first.run_key
+    assert warm.statistics["sources"] == [{"uri": first.uri, "sha256": first.digest}]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    tags = {"reasrm.run_key": first.run_key, "reasrm.manifest_uri": first.uri}
+    set_alias(name, "champion", register_version(name, f"{first.uri}/model", None, None, tags, "").version)
+    assert starting_model(base, f"{name}@champion", s3.storage) == first.uri
 
 
 def test_an_artifact_without_digests_counts_by_its_pairs(prepare: Any, parts: Any, s3: Any, tmp_path: Path) -> None:
