@@ -62,6 +62,7 @@ def run(settings: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
         why = nothing_new(split, sieve, settings) if before else ""
         if why:
             output.summary = f"nothing new: {why}"
+            output.tracking.set_tags({"reasrm.nothing_new": "true"})  # its run; `outcome` tags that of the pipeline
             read = describe_rows(sources, benchmarks, sieve)
             return _clear(output, path, read | {"nothing_new": True, "since": renewal})
         drift = _drift(settings, output, sieve.accepted, split) if before else None
