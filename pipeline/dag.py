@@ -144,7 +144,8 @@ def build(placement: Placement | None = None) -> Any:
             )
             place("prepare", prepared)
             pairs = prepared.outputs["pairs"]
-            rest.enter_context(dsl.If(prepared.outputs["anything_new"] == True, name="anything new"))  # noqa: E712
+            # kfp.local finds the value of a plain If only where the output has KFP's own name, "Output".
+            rest.enter_context(dsl.If(prepared.outputs["Output"] == True, name="anything new"))  # noqa: E712
 
             asking = {"config": traces_config, "teacher": teacher, "grammar": grammar, "pairs": pairs, **shared}
             asking["content"] = found["traces"]

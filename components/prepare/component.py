@@ -1,7 +1,5 @@
 """The prepare stage as a KFP component."""
 
-from typing import NamedTuple
-
 from kfp import dsl
 
 
@@ -17,8 +15,8 @@ def prepare(
     artifact_root: str,
     experiment: str,
     pairs: dsl.Output[dsl.Dataset],
-) -> NamedTuple("Prepared", [("anything_new", bool)]):  # type: ignore[valid-type]
-    """Clean the preference pairs and split them into distillation, RL and held-out parts."""
+) -> bool:
+    """Clean the preference pairs and split them into distillation, RL and held-out parts; tell whether there is anything new."""
     from components.adapters.entry import run_component
     from components.prepare.outcome import conclude
 

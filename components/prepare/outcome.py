@@ -1,18 +1,10 @@
 """What prepare tells the DAG: whether there is anything to go on with."""
 
-from typing import NamedTuple
-
 from components.adapters.entry import run_id_of
 from components.core.manifest import Manifest
 
 
-class Prepared(NamedTuple):
-    """The task's output beside its artifact."""
-
-    anything_new: bool
-
-
-def conclude(manifest: Manifest, artifact_uri: str, experiment: str) -> Prepared:
+def conclude(manifest: Manifest, artifact_uri: str, experiment: str) -> bool:
     """Return whether the run goes on; if it does not, tag its run in MLflow, as far as that answers."""
     nothing_new = bool(manifest.statistics.get("nothing_new"))
     if nothing_new:
@@ -20,4 +12,4 @@ def conclude(manifest: Manifest, artifact_uri: str, experiment: str) -> Prepared
 
         tags = {"reasrm.nothing_new": "true", "reasrm.outcome": str(manifest.statistics.get("summary", ""))}
         tag_parent(run_id_of(artifact_uri), experiment, tags)
-    return Prepared(not nothing_new)
+    return not nothing_new
