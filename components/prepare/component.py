@@ -16,7 +16,7 @@ def prepare(
     experiment: str,
     pairs: dsl.Output[dsl.Dataset],
 ) -> bool:
-    """Clean the preference pairs and split them into distillation, RL and held-out parts; tell whether there is anything new."""
+    """Clean the preference pairs and split them into distillation, RL and held-out parts; say if anything is new."""
     from components.adapters.entry import run_component
     from components.prepare.outcome import conclude
 
