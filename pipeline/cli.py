@@ -15,6 +15,7 @@ from pipeline.commands.doctor import doctor
 from pipeline.commands.lineage import lineage
 from pipeline.commands.options import profile_option, recipe_option, redo_option, set_option
 from pipeline.commands.promote import promote
+from pipeline.commands.retention import retention
 from pipeline.commands.rollback import rollback
 from pipeline.commands.schedule import schedule
 from pipeline.commands.status import status
@@ -153,7 +154,7 @@ def recipes() -> None:
         click.echo(f"{name:<{max(map(len, names))}}  {first.removeprefix('#').strip()}")
 
 
-for command in (submit, status, schedule, lineage, promote, rollback, doctor, upload):
+for command in (submit, status, schedule, lineage, promote, rollback, retention, doctor, upload):
     cli.add_command(command)
 
 

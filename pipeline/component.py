@@ -45,6 +45,8 @@ def preflight(
         ("grpo", str),
         ("data_until", str),
         ("training_job", str),
+        ("since", str),
+        ("warm_start", str),
     ],
 ):
     """Check all that the run needs, before it asks for a GPU, and give the digests of what the stages will read."""

@@ -1,5 +1,6 @@
-"""The whole pipeline in one function: who feeds whom, and what happens when the gate says no. No logic lives here."""
+"""The whole pipeline in one function: who feeds whom, what if nothing is new, and if the gate says no. No logic."""
 
+from contextlib import ExitStack
 from typing import Any
 
 from kfp import dsl
@@ -104,7 +105,7 @@ def build(placement: Placement | None = None) -> Any:
             seed=seed,
         )
         place("report", end)
-        with dsl.ExitHandler(end, name="train and judge"):
+        with dsl.ExitHandler(end, name="train and judge"), ExitStack() as rest:
             checked = preflight(
                 preference_data=preference_data,
                 benchmarks=benchmarks,
@@ -138,10 +139,13 @@ def build(placement: Placement | None = None) -> Any:
                 benchmarks=benchmarks,
                 seed=seed,
                 content=found["prepare"],
+                since=found["since"],
                 **shared,
             )
             place("prepare", prepared)
             pairs = prepared.outputs["pairs"]
+            # kfp.local finds the value of a plain If only where the output has KFP's own name, "Output".
+            rest.enter_context(dsl.If(prepared.outputs["Output"] == True, name="anything new"))  # noqa: E712
 
             asking = {"config": traces_config, "teacher": teacher, "grammar": grammar, "pairs": pairs, **shared}
             asking["content"] = found["traces"]
@@ -162,7 +166,8 @@ def build(placement: Placement | None = None) -> Any:
             examples = filtered.outputs["examples"]
 
             training: dict[str, Any] = {"seed": seed, "training_job": found["training_job"], **shared}
-            tuned = sft(config=sft_config, base_model=base_model, content=found["sft"], examples=examples, **training)
+            start: dict[str, Any] = {"base_model": base_model, "warm_start": found["warm_start"]}
+            tuned = sft(config=sft_config, content=found["sft"], examples=examples, **start, **training)
             place("sft", tuned)
 
             reinforced = grpo(

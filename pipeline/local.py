@@ -80,6 +80,13 @@ class Run:
                 return Manifest.from_bytes(path.read_bytes())
         return None
 
+    @property
+    def nothing_new(self) -> str:
+        """Why the run ended after its first stage, as there was nothing to learn; empty if it did not."""
+        prepared = self.manifest("prepare")
+        found = prepared is not None and prepared.statistics.get("nothing_new")
+        return str(prepared.statistics["summary"]) if prepared and found else ""
+
     def output(self, task: str, name: str) -> Path | None:
         """Return the file of one of a task's outputs."""
         return next((path for path in self._outputs(f"{task}*") if path.name == name), None)
@@ -279,7 +286,9 @@ def _close_tracking(run: Run, environment: Mapping[str, str]) -> None:
 
 
 def _raise_for_failure(run: Run, code: int) -> None:
-    tasks = (*SHOWN[:-1], "gate", SHOWN[-1])
+    tasks: tuple[str, ...] = (*SHOWN[:-1], "gate", SHOWN[-1])
+    if run.nothing_new:
+        tasks = tasks[: tasks.index("prepare") + 1]
     unfinished = [task for task in tasks if run.statuses.get(task, {}).get("status") not in {"done", "reused"}]
     if not unfinished and code == 0:
         return

@@ -4,6 +4,7 @@ It also gives digests of the stages' code and of what they read, by which KFP's 
 """
 
 import dataclasses
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.adapters import kubernetes
+from components.adapters.entry import kfp_task, parse_settings
 from components.adapters.progress import Progress
+from components.adapters.registry import MODEL_TAG, PAIRS_TAG, find_artifact
 from components.adapters.stage import content_of, name_work
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from pipeline.checks import endpoints, machines, objects, permissions, secrets, sources, store, tracker
@@ -60,18 +63,41 @@ class Found(NamedTuple):
     grpo: str
     data_until: str
     training_job: str
+    since: str
+    warm_start: str
 
 
 def preflight(parameters: Mapping[str, Any]) -> Found:
     """Do the work of the KFP task; `parameters` are all that it gets. Ends the process with the error's exit code."""
-    from components.adapters.entry import kfp_task
-
     with kfp_task("preflight"):
         day = due_day(parameters["data_until"], parameters["scheduled"])
         parameters = {**parameters, "data_until": day}
+        parameters, starts = pin(parameters)
         contents = check(parameters, parameters["placement"]).contents
         digests = {stage: contents[stage] for stage in STAGES if stage in Found._fields}
-        return Found(**digests, data_until=day, training_job=training_job(parameters["placement"], parameters))
+        job = training_job(parameters["placement"], parameters)
+        return Found(**digests, **starts, data_until=day, training_job=job)
+
+
+def pin(parameters: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Look up what the run goes on from, once, so that a champion that changes meanwhile changes nothing for its tasks.
+
+    Returns the parameters with uris in place of names, and `since` and `warm_start` (empty: none, or none yet).
+    Raises Transient where MLflow does not answer: a run that cannot tell what is new must not begin.
+    """
+    from components.adapters.storage import Storage
+
+    found, changed = {}, dict(parameters)
+    for stage, setting, tag in (("prepare", "since", PAIRS_TAG), ("sft", "warm_start", MODEL_TAG)):
+        values = parse_settings(stage, str(parameters[f"{stage}_config"]), None, None)
+        name, uri = str(values.get(setting) or ""), ""
+        if name:
+            manifest = find_artifact(name, Storage.from_env(), tag)
+            uri = manifest.uri if manifest else ""
+            logger.info("%s.%s: %s is %s", stage, setting, name, uri or "nobody yet")
+        found[setting] = uri
+        changed[f"{stage}_config"] = json.dumps({**values, setting: uri}, ensure_ascii=False)
+    return changed, found
 
 
 def due_day(data_until: str, scheduled: str) -> str:

@@ -172,6 +172,8 @@ def plain_line(stage: str, status: Status) -> str:
 def summary(run: Run) -> Iterable[RenderableType]:
     """Yield what came of a finished run: scores, the registered version, and what to type next."""
     benchmark, release = run.manifest("benchmark"), run.manifest("publish")
+    if run.nothing_new:
+        yield Text.assemble((run.nothing_new, "green"), "  nothing was trained and nothing registered")
     if benchmark is not None:
         yield scores_table(benchmark.statistics)
         benchmarks = suites_table(benchmark.statistics)

@@ -1,6 +1,7 @@
 """Where a model comes from: a folder, S3, or a hub at a pinned revision; safetensors only, no remote code."""
 
 import hashlib
+import logging
 import re
 import sys
 import time
@@ -13,6 +14,8 @@ from components.core.manifest import Manifest, describe
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})")
 
@@ -27,6 +30,24 @@ def fingerprint(reference: str, storage: "Storage") -> list[dict[str, Any]]:
         return [{"uri": short_name(reference), "sha256": hashlib.sha256(content.encode()).hexdigest()}]
     _parse_hub_id(reference)
     return [{"uri": f"hf://{reference}", "sha256": hashlib.sha256(reference.encode()).hexdigest()}]
+
+
+def starting_model(base: str, warm_start: str, storage: "Storage") -> str:
+    """Return the reference of the model that training starts from: the artifact of `warm_start`, or the base model.
+
+    `warm_start` is a registered model (name@champion) or an s3:// uri; where there is no such version yet, and if it is
+    empty, it is the base model. Raises what `registry.find_artifact` does.
+    """
+    if not warm_start:
+        return base
+    from components.adapters.registry import MODEL_TAG, find_artifact
+
+    manifest = find_artifact(warm_start, storage, MODEL_TAG)
+    if manifest is None:
+        logger.info("warm start: there is no %s yet, so it is the base model %s", warm_start, short_name(base))
+        return base
+    logger.info("warm start: from %s, %s", warm_start, manifest.uri)
+    return manifest.uri
 
 
 def short_name(reference: str) -> str:

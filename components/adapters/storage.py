@@ -54,10 +54,11 @@ class _GivenUp(Exception):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """An object in a listing; `size` in bytes."""
+    """An object in a listing; `size` in bytes, `modified` is when S3 took it in."""
 
     uri: str
     size: int
+    modified: datetime | None = None
 
 
 class Storage:
@@ -165,7 +166,7 @@ class Storage:
         with self._translated(prefix_uri):
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
             return [
-                ObjectInfo(f"s3://{bucket}/{item['Key']}", item["Size"])
+                ObjectInfo(f"s3://{bucket}/{item['Key']}", item["Size"], item.get("LastModified"))
                 for page in pages
                 for item in page.get("Contents", [])
             ]

@@ -3,6 +3,7 @@
 The functions below are direct calls, for `publish`, the exit handler and `reasrm lineage`; they need MLflow to answer.
 """
 
+import json
 import logging
 import os
 import time
@@ -17,6 +18,7 @@ from components.core.redact import redact
 
 __all__ = [
     "ModelInfo",
+    "RunInfo",
     "StageOutput",
     "StageRun",
     "Status",
@@ -32,6 +34,8 @@ __all__ = [
     "finish_parent",
     "get_alias",
     "get_version",
+    "list_runs",
+    "list_versions",
     "log_parent_params",
     "model_tags",
     "open_stage_run",
@@ -40,6 +44,7 @@ __all__ = [
     "run_tags",
     "set_alias",
     "tag_model",
+    "tag_parent",
     "tag_version",
 ]
 
@@ -261,6 +266,76 @@ def find_output(mlflow_run_id: str) -> str | None:
     return (run_tags(mlflow_run_id) or {}).get("reasrm.output_uri")
 
 
+@dataclass(frozen=True)
+class RunInfo:
+    """A pipeline run: when its first stage began (seconds since 1970), and what its stages work or worked on.
+
+    `works` are stages with the keys of their work, of which an artifact's uri is made; `uris` is all that they read and
+    made.
+    """
+
+    run_id: str
+    started: float
+    running: bool
+    works: tuple[tuple[str, str], ...]
+    uris: tuple[str, ...]
+
+
+def list_versions() -> list[VersionInfo]:
+    """Return all versions of all registered models, without their aliases. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> list[VersionInfo]:
+        return [_version(one) for one in _all_pages(client.search_model_versions)]
+
+    return _call("listing the registered versions", work) or []
+
+
+def list_runs() -> list[RunInfo]:
+    """Return the pipeline runs of all experiments, the newest first. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> list[RunInfo]:
+        known = all_experiments(client)
+        found: dict[str, list[Any]] = {}
+        for run in _all_pages(lambda **page: client.search_runs(known, **page)) if known else ():
+            if "reasrm.run_id" in run.data.tags:
+                found.setdefault(run.data.tags["reasrm.run_id"], []).append(run)
+        return sorted((_run(name, runs) for name, runs in found.items()), key=lambda run: (-run.started, run.run_id))
+
+    return _call("listing the runs", work) or []
+
+
+def _run(name: str, runs: list[Any]) -> RunInfo:
+    tags = [run.data.tags for run in runs]
+    works = {
+        (one.get("reasrm.part_of") or one["reasrm.stage"], one["reasrm.run_key"])
+        for one in tags
+        if "reasrm.stage" in one and "reasrm.run_key" in one
+    }
+    uris = {one["reasrm.output_uri"] for one in tags if one.get("reasrm.output_uri")}
+    uris |= {uri for run in runs for given in run.inputs.dataset_inputs if (uri := _uri_of(given.dataset.source))}
+    started, running = min(run.info.start_time for run in runs) / 1000, any(r.info.status == "RUNNING" for r in runs)
+    return RunInfo(name, started, running, tuple(sorted(works)), tuple(sorted(uris)))
+
+
+def _uri_of(source: str) -> str:
+    """Return the uri in a dataset's source as `delivery` writes it; empty for one of another's."""
+    try:
+        return str(json.loads(source)["uri"])
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
+def _all_pages(search: Callable[..., Any]) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
 def _version(version: Any) -> VersionInfo:
     return VersionInfo(
         name=version.name,
@@ -431,6 +506,16 @@ def finish_parent(run_id: str, experiment: str, status: Status, tags: Mapping[st
         client.set_terminated(parent, status)
 
     return _on_parent(f"closing run {run_id}", run_id, experiment, work)
+
+
+def tag_parent(run_id: str, experiment: str, tags: Mapping[str, str]) -> bool:
+    """Tag the run of the whole pipeline; best effort, True if it is done."""
+
+    def work(client: Any, parent: str) -> None:
+        for key, value in tags.items():
+            client.set_tag(parent, clean_key(key), cut(str(value), MAX_TAG_CHARS))
+
+    return _on_parent(f"tagging run {run_id}", run_id, experiment, work)
 
 
 def log_parent_params(run_id: str, experiment: str, params: Mapping[str, Any]) -> bool:

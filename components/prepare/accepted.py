@@ -27,7 +27,8 @@ class Accepted:
         self.prompts = array("L")  # number of the pair's prompt, from 0, equal for equal normalised prompts
         self.first_of_prompt, self.openings = array("L"), array("Q")
         self.prompt_names: list[bytes] = []
-        self.dropped, self.short = bytearray(), bytearray()
+        self.dropped, self.short, self.origins = bytearray(), bytearray(), bytearray()
+        self.contents: list[bytes] = []
         self.winners, self.losers = array("Q"), array("Q")
         self._numbers: dict[bytes, int] = {}
         self._answer_rows, self._prompt_rows = bytearray(), bytearray()
@@ -35,8 +36,15 @@ class Accepted:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def add(self, sound: Sound, source: int, answer_row: NDArray[np.uint32], prompt_row: NDArray[np.uint32]) -> int:
-        """Write a pair down and return its number; the rows are its signatures."""
+    def add(
+        self,
+        sound: Sound,
+        source: int,
+        answer_row: NDArray[np.uint32],
+        prompt_row: NDArray[np.uint32],
+        origin: int = 0,
+    ) -> int:
+        """Write a pair down and return its number; the rows are its signatures, `origin` is one of `before`."""
         number = len(self.offsets)
         self.offsets.append(self._file.tell())
         self._file.write(json.dumps(sound.place).encode() + b"\n" + sound.line)
@@ -45,6 +53,8 @@ class Accepted:
         self.ranks.append(sound.rank)
         self.dropped.append(0)
         self.short.append(sound.short)
+        self.origins.append(origin)
+        self.contents.append(sound.content)
         self.winners.append(sound.winner)
         self.losers.append(sound.loser)
         self._answer_rows += answer_row.tobytes()

@@ -11,21 +11,24 @@ def prepare(
     benchmarks: str,
     seed: int,
     content: str,
+    since: str,
     artifact_root: str,
     experiment: str,
     pairs: dsl.Output[dsl.Dataset],
-) -> None:
-    """Clean the preference pairs and split them into distillation, RL and held-out parts."""
+) -> bool:
+    """Clean the preference pairs and split them into distillation, RL and held-out parts; say if anything is new."""
     from components.adapters.entry import run_component
+    from components.prepare.outcome import conclude
 
-    run_component(
+    manifest = run_component(
         "prepare",
         config,
         {},
         pairs,
         artifact_root=artifact_root,
         experiment=experiment,
-        overrides={"seed": seed, "data_until": data_until},
+        overrides={"seed": seed, "data_until": data_until, "since": since},
         json_overrides={"sources": preference_data, "benchmarks": benchmarks},
         content=content,
     )
+    return conclude(manifest, pairs.uri, experiment)

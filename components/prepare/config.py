@@ -1,10 +1,10 @@
 """Settings of the stage that reads preference pairs and splits them."""
 
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.config import StageConfig
+from components.core.config import REFERENCE, StageConfig
 from components.core.sources import BenchmarkSettings, Day, Source, SourceSettings
 
 
@@ -12,7 +12,7 @@ class Config(StageConfig):
     """Settings of `prepare`; the shares are of clusters of prompts, so pairs of like prompts fall into one part."""
 
     kind: ClassVar[str] = "pairs"
-    not_in_key: ClassVar[frozenset[str]] = frozenset({"data_until", "processes"})
+    not_in_key: ClassVar[frozenset[str]] = frozenset({"data_until", "processes", "since"})
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """Preference data: `{"uri": ..., "format": ..., "revision": ..., "select": ..., "weight": ...}`, or a uri alone."""
@@ -57,6 +57,19 @@ class Config(StageConfig):
     max_bad_fraction: float = Field(0.01, ge=0, le=1)
     """Fraction of the rows that may be unusable before the stage stops. Rows whose id another pair has count, because
     their files have ids that mean nothing; ties, copies and contradicting labels do not count."""
+    since: str = Field("", pattern=REFERENCE)
+    """What was learned before: a registered model (name@champion, or name for its newest version) or the s3:// uri of a
+    `prepare` artifact. Only what is new since then is trained on, and what was held out stays so. Where there is no
+    such model yet, and if it is empty, all data is new."""
+    replay_share: float = Field(0.1, ge=0, le=1)
+    """Fraction of the pairs seen before that are trained on again, a seeded sample; for `since`."""
+    min_new_pairs: int = Field(1, ge=1)
+    """New pairs to train on under which the run ends early and well, as there is nothing new; for `since`."""
+    max_drift: float = Field(0.2, ge=0, le=1)
+    """Largest distance between the new pairs and those before: between shares (total variation) and between
+    distributions (Kolmogorov-Smirnov)."""
+    on_drift: Literal["warn", "stop"] = "warn"
+    """Whether a larger distance that is no chance (p < 0.01) is a warning or stops the run."""
     seed: int = Field(0, ge=0)
     """Seed of the split, of the order of the pairs and of which answer is shown first."""
     processes: int | None = Field(None, ge=1)

@@ -29,12 +29,16 @@ LONGEST_REASON = 300
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that does not become a pair. `rule` is the reason without what differs from row to row, for counting."""
+    """A row that does not become a pair. `rule` is the reason without what differs from row to row, for counting.
+
+    `content` is that of `Sound`, for a pair on a benchmark's question.
+    """
 
     kind: Literal["bad", "dropped"]
     rule: str
     record: BadRecord
     hits: tuple[Hit, ...] = ()
+    content: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Examiner:
 
     settings: Config
     overlap: Path | None
+    num_before: int = 0
+    """Sources in front that an earlier run wrote: the first was held out and is not examined again."""
 
     def examine(self, chunk: tuple[int, Sequence[Row]]) -> Examined:
         """Return what is to be said of some rows of the source with this number."""
@@ -84,7 +90,7 @@ class Examiner:
         outcomes: list[LeftOut | Sound] = []
         answers, prompts = [], []
         for row in rows:
-            pair = self._examine(row, source)
+            pair = self._examine_again(row, number) if number < self.num_before else self._examine(row, source)
             if isinstance(pair, LeftOut):
                 outcomes.append(pair)
                 continue
@@ -93,6 +99,14 @@ class Examiner:
             prompts.append(shingles(prompt, pair.prompt[-1].content))
             outcomes.append(self._sound(row[0], pair, prompt, source))  # type: ignore[index]
         return Examined(number, outcomes, signatures(answers), signatures(prompts))
+
+    def _examine_again(self, row: Row, number: int) -> LeftOut | PreferencePair:
+        """Return a pair that an earlier run wrote, or why it is not wanted any more."""
+        place, value = row  # type: ignore[misc]
+        pair = PreferencePair.model_validate(value).shown(swapped=False)
+        rule, reason, hits = self._unwanted(pair) if number else ("", "", ())
+        left_out = LeftOut("dropped", rule, BadRecord(place, reason, show(value)), hits, _content(pair))
+        return left_out if rule else pair
 
     def _examine(self, row: Row, source: SourceSettings) -> LeftOut | PreferencePair:
         if isinstance(row, BadRecord):
@@ -106,7 +120,9 @@ class Examiner:
             reason = explain(error).removeprefix("row: ").removeprefix("Value error, ")[:LONGEST_REASON]
             return LeftOut("bad", _rule(reason), BadRecord(place, reason, show(value)))
         rule, reason, hits = self._unwanted(pair)
-        return LeftOut("dropped", rule, BadRecord(place, reason, show(value)), hits) if rule else pair
+        if not rule:
+            return pair
+        return LeftOut("dropped", rule, BadRecord(place, reason, show(value)), hits, _content(pair) if hits else b"")
 
     def _unwanted(self, pair: PreferencePair) -> tuple[str, str, tuple[Hit, ...]]:
         """Return rule, reason and hits; the rule is empty for a pair that is wanted."""
@@ -125,14 +141,13 @@ class Examiner:
 
     def _sound(self, place: str, pair: PreferencePair, prompt: str, source: SourceSettings) -> Sound:
         answers = sorted((pair.response_a, pair.response_b))
-        content = json.dumps([[[message.role, message.content] for message in pair.prompt], answers])
         both = (pair.response_a, pair.response_b)
         winner, loser = both if pair.label == "A" else both[::-1]
         return Sound(
             place=place,
             line=to_line(pair),
             identity=_digest(pair.id),
-            content=_digest(content),
+            content=_content(pair),
             first_wins=winner == answers[0],
             prompt=_digest(prompt)[:8],
             opening=name_of(opening(pair)),
@@ -168,6 +183,11 @@ def _shingles_of_answers(pair: PreferencePair) -> Hashes:
     """Return what the answers are compared by, in an order that does not depend on which is shown first."""
     texts = sorted((normalise(text), text) for text in (pair.response_a, pair.response_b))
     return shingles(" ".join(words for words, _ in texts if words), "\n".join(text for _, text in texts))
+
+
+def _content(pair: PreferencePair) -> bytes:
+    answers = sorted((pair.response_a, pair.response_b))
+    return _digest(json.dumps([[[message.role, message.content] for message in pair.prompt], answers]))
 
 
 def _rule(reason: str) -> str:

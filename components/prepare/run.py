@@ -1,8 +1,9 @@
 """The work of `prepare`: index the benchmarks, read and sieve the sources, split, write, probe."""
 
+import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -15,15 +16,18 @@ from components.core.errors import InvalidInput
 from components.core.records import write_lines
 from components.core.sources import SourceSettings
 from components.prepare.accepted import Accepted
+from components.prepare.before import FROZEN, SEEN_FILE, TRAINED_FILE, Before, open_before, write_digests
 from components.prepare.config import Config
+from components.prepare.drift import Shift, check_drift, compare, sample_pairs
 from components.prepare.examine import Examiner
 from components.prepare.forms import detect
 from components.prepare.overlap import index_benchmarks
 from components.prepare.parts import Tally, Writer
 from components.prepare.probe import Probe, ProbeReader, run_probe
+from components.prepare.renew import describe_renewal, nothing_new, renew
 from components.prepare.sieve import Sieve
 from components.prepare.split import PARTS, Part, Split, part_of
-from components.prepare.statistics import describe
+from components.prepare.statistics import describe, describe_rows
 from components.prepare.workers import Workers, open_workers
 
 logger = logging.getLogger(__name__)
@@ -46,18 +50,69 @@ def run(settings: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
         open_workers(settings.processes) as workers,
     ):
         benchmarks, index = _index(settings, output, quarantine)
-        sieve = Sieve(settings, quarantine, Accepted(file))
-        sources = _read(settings, output, sieve, Examiner(settings, index), workers)
-        split = _split(settings, output, sieve)
+        before = open_before(settings, output)
+        if before is not None:
+            settings = settings.model_copy(update={"sources": (*before.sources, *settings.sources)})
+        sieve = Sieve(settings, quarantine, Accepted(file), before)
+        examiner = Examiner(settings, index, len(before.sources) if before else 0)
+        sources = _read(settings, output, sieve, examiner, workers, before)
+        split = _split(settings, output, sieve, before)
         file.flush()
-        tallies = _write(output, sieve.accepted, split, Writer(path, settings.seed), workers)
+        renewal = describe_renewal(split, sieve, before) if before else None
+        why = nothing_new(split, sieve, settings) if before else ""
+        if why:
+            output.summary = f"nothing new: {why}"
+            output.tracking.set_tags({"reasrm.nothing_new": "true"})  # its run; `outcome` tags that of the pipeline
+            read = describe_rows(sources, benchmarks, sieve)
+            return _clear(output, path, read | {"nothing_new": True, "since": renewal})
+        drift = _drift(settings, output, sieve.accepted, split) if before else None
+        tallies = _write(output, sieve.accepted, split, Writer(path, settings.seed), workers, before)
+        _write_seen(output, sieve, split, before)
         probe = _probe(settings, output, sieve.accepted, split, ProbeReader(path, settings.seed), workers)
-    path.unlink()
-    shutil.rmtree(output.workdir / "sources", ignore_errors=True)
-    statistics = describe(sources, benchmarks, sieve, split, tallies)
+    statistics = _clear(output, path, describe(sources, benchmarks, sieve, split, tallies))
     _judge(probe, statistics["picks_longer"], settings)
     output.summary = "{distil} distil, {rl} rl, {heldout} held out".format(**statistics["pairs"])
-    return statistics | {"probe": probe.statistics() if probe else None}
+    if renewal:
+        _report(renewal, drift or [], output)
+        statistics |= {"since": renewal, "drift": [shift.statistics() for shift in drift or []]}
+    return statistics | {"probe": probe.statistics() if probe else None, "nothing_new": False}
+
+
+def _clear(output: Output, accepted: Path, statistics: dict[str, Any]) -> dict[str, Any]:
+    """Remove what is no result; return the statistics as they are."""
+    accepted.unlink()
+    shutil.rmtree(output.workdir / "sources", ignore_errors=True)
+    return statistics
+
+
+def _report(renewal: Mapping[str, Any], drift: Sequence[Shift], output: Output) -> None:
+    """Say what is new in the summary and in MLflow."""
+    new, replayed = renewal["new"], sum(renewal["replayed"].values())
+    output.summary += f"; new {sum(new.values())}, replayed {replayed}, held out before {renewal['frozen']}"
+    metrics = {f"new.{part}": float(count) for part, count in new.items()}
+    metrics |= {"new.replayed": float(replayed), "new.overlap": float(sum(renewal["new_overlap"].values()))}
+    output.tracking.log_metrics(metrics | {f"drift.{shift.name}": shift.distance for shift in drift})
+    drifted = [shift.name for shift in drift if shift.drifted]
+    output.tracking.set_tags({"reasrm.since": renewal["uri"], "reasrm.drift": ", ".join(drifted) or "none"})
+
+
+def _drift(settings: Config, output: Output, accepted: Accepted, split: Split) -> list[Shift]:
+    """Compare the new pairs with those before. Raises InvalidInput where a drift is to stop the run."""
+    with output.progress.bar("drift", total=1) as bar:
+        old, new = sample_pairs(accepted, split, settings.seed)
+        found = compare(old, new, settings.max_drift)
+        bar.advance(1)
+    check_drift(found, settings)
+    return found
+
+
+def _write_seen(output: Output, sieve: Sieve, split: Split, before: Before | None) -> None:
+    """Write the digests of all that was seen, and of the prompts trained on, by this run and those before it."""
+    accepted = sieve.accepted
+    chosen = np.concatenate([split.chosen["distil"], split.chosen["rl"]])
+    prompts = {accepted.prompt_names[number] for number in np.array(accepted.prompts, np.intp)[chosen].tolist()}
+    write_digests(output.directory / SEEN_FILE, sieve.seen | (before.seen if before else frozenset()))
+    write_digests(output.directory / TRAINED_FILE, prompts | (before.trained if before else frozenset()))
 
 
 def _index(settings: Config, output: Output, quarantine: IO[bytes]) -> tuple[dict[str, dict[str, Any]], Path | None]:
@@ -72,13 +127,23 @@ def _index(settings: Config, output: Output, quarantine: IO[bytes]) -> tuple[dic
     return read, path
 
 
-def _read(settings: Config, output: Output, sieve: Sieve, examiner: Examiner, workers: Workers) -> list[dict[str, Any]]:
+def _read(
+    settings: Config, output: Output, sieve: Sieve, examiner: Examiner, workers: Workers, before: Before | None
+) -> list[dict[str, Any]]:
     """Bring every row of the sources through the sieve; return what was read of each source."""
     sources: list[dict[str, Any]] = []
     with output.progress.bar("sources", total=len(settings.sources)) as bar:
 
         def chunks() -> Iterator[tuple[int, list[Row]]]:
-            for number, source in enumerate(settings.due):
+            if before is not None:
+                for number, source in enumerate(before.sources):
+                    written: Iterator[Row] = before.rows(number)
+                    while chunk := list(islice(written, CHUNK_ROWS)):
+                        yield number, chunk
+                    about: dict[str, Any] = {"uri": source.uri, "format": "pairs", "sha256": before.manifest.digest}
+                    sources.append(about | {"weight": source.weight, "selected_out": 0})
+                    bar.advance(1)
+            for number, source in list(enumerate(settings.due))[len(sources) :]:
                 reader = read_source(source, output.storage, output.workdir / "sources")
                 rows = iter(reader)
                 form: str = source.format
@@ -110,7 +175,7 @@ def _layout(source: SourceSettings, rows: Sequence[Row]) -> str:
     return "auto"
 
 
-def _split(settings: Config, output: Output, sieve: Sieve) -> Split:
+def _split(settings: Config, output: Output, sieve: Sieve, before: Before | None) -> Split:
     """Drop what is nearly a copy, group the prompts, and choose the pairs of each part."""
     accepted = sieve.accepted
     with output.progress.bar("similar texts", total=2) as bar:
@@ -127,27 +192,44 @@ def _split(settings: Config, output: Output, sieve: Sieve) -> Split:
     if not kept.any():
         told = "; ".join(f"{reason} ({count})" for reason, count in (total.bad + total.dropped).most_common(5))
         raise InvalidInput(f"none of the {total.rows} rows is left: {told}; change the settings or give other data")
+    if before is not None:
+        renewed = renew(parts, kept, first, sieve, before, settings)
+        parts, kept = renewed.parts, renewed.kept
+        kept &= np.frombuffer(bytes(accepted.dropped), np.uint8) == 0
+    frozen = np.frombuffer(bytes(accepted.origins), np.uint8) == FROZEN
     fallen, chosen = {}, {}
     limits = {"distil": settings.max_distil, "rl": settings.max_rl, "heldout": settings.max_heldout}
     for number, part in enumerate(PARTS):
         pairs = np.flatnonzero(kept & (parts == number))
-        if not len(pairs) and not (part == "distil" and settings.distil_share == 0):
+        if not len(pairs) and before is None and not (part == "distil" and settings.distil_share == 0):
             raise InvalidInput(
                 f"no pairs fall into the part {part!r} (distil_share={settings.distil_share:g}, "
                 f"heldout_share={settings.heldout_share:g}, seed={settings.seed}); give more prompts or change the "
                 f"shares"
             )
         fallen[part] = len(pairs)
-        chosen[part] = pairs[np.argsort(-ranks[pairs], kind="stable")][: limits[part]]
+        ranked = pairs[np.argsort(-ranks[pairs], kind="stable")]
+        old, rest = pairs[frozen[pairs]], ranked[~frozen[ranked]]  # what was held out keeps its place, and is all kept
+        limit = limits[part]
+        chosen[part] = np.concatenate([old, rest if limit is None else rest[: max(0, limit - len(old))]])
     return Split(chosen, fallen, first)
 
 
-def _write(output: Output, accepted: Accepted, split: Split, writer: Writer, workers: Workers) -> dict[Part, Tally]:
+def _write(
+    output: Output, accepted: Accepted, split: Split, writer: Writer, workers: Workers, before: Before | None
+) -> dict[Part, Tally]:
     tallies = {part: Tally() for part in PARTS}
     with output.progress.bar("pairs", total=sum(map(len, split.chosen.values()))) as bar:
 
         def lines(part: Part) -> Iterator[bytes]:
-            pairs = ((accepted.offsets[one], _cluster(one, accepted, split)) for one in split.chosen[part].tolist())
+            chosen = split.chosen[part].tolist()
+            if part == "heldout" and before is not None:
+                data, tally = before.heldout()
+                tallies[part].add(tally)
+                bar.advance(tally.pairs, note=part)
+                yield data
+                chosen = chosen[tally.pairs :]
+            pairs = ((accepted.offsets[one], _cluster(one, accepted, split)) for one in chosen)
             tasks = ((part, chunk) for chunk in iter(lambda: list(islice(pairs, CHUNK_ROWS)), []))
             for data, tally in workers.map(writer.lines, tasks):
                 tallies[part].add(tally)
@@ -160,8 +242,10 @@ def _write(output: Output, accepted: Accepted, split: Split, writer: Writer, wor
 
 
 def _cluster(pair: int, accepted: Accepted, split: Split) -> str:
-    """Return the name of a pair's cluster: that of its first prompt."""
+    """Return the name of a pair's cluster: that of its first prompt, or what it was called when that was held out."""
     first = int(split.first_of_cluster[pair])
+    if accepted.origins[first] == FROZEN:
+        return str(json.loads(accepted.read(first)[1])["cluster"])
     return accepted.prompt_names[accepted.prompts[first]].hex()
 
 

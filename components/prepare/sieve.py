@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from components.core.errors import InvalidInput
 from components.core.records import BadRecord, excerpt, to_line
 from components.prepare.accepted import Accepted
+from components.prepare.before import FROZEN, NEW, OLD, Before, Origin
 from components.prepare.config import Config
 from components.prepare.examine import Examined, LeftOut, Sound
 from components.prepare.near import clusters, find_twins
@@ -31,9 +32,15 @@ class Counts:
 class Sieve:
     """Takes examined rows in the order of the sources and applies the rules that compare them with each other."""
 
-    def __init__(self, settings: Config, quarantine: IO[bytes], accepted: Accepted) -> None:
+    def __init__(
+        self, settings: Config, quarantine: IO[bytes], accepted: Accepted, before: Before | None = None
+    ) -> None:
+        """Begin with nothing; with `before`, the first two of the sources are those that it gives."""
         self.settings = settings
         self.accepted = accepted
+        self.new_overlap: Counter[str] = Counter()  # by benchmark, of rows that no earlier run has seen
+        self._before = before
+        self._overlapping: set[bytes] = set()
         self.counts = [Counts() for _ in settings.sources]
         self.overlap: Counter[tuple[str, str]] = Counter()  # by benchmark and kind of hit
         self._quarantine = quarantine
@@ -62,6 +69,7 @@ class Sieve:
             self.counts[source].rows += 1
             if isinstance(outcome, LeftOut):
                 self._put_aside(source, outcome)
+                self._note_overlap(outcome)
                 continue
             repeated = self._repeats(outcome)
             if repeated:
@@ -69,10 +77,16 @@ class Sieve:
             elif outcome.identity in self._identities:
                 self._put_aside(source, self._misnamed(outcome))
             else:
-                number = self.accepted.add(outcome, source, examined.answers[sound], examined.prompts[sound])
+                rows = examined.answers[sound], examined.prompts[sound]
+                number = self.accepted.add(outcome, source, *rows, self._origin(outcome, source))
                 self._identities[outcome.identity] = number
                 self._contents[outcome.content] = 2 * number + outcome.first_wins
             sound += 1
+
+    @property
+    def seen(self) -> set[bytes]:
+        """The contents of all pairs that this run has seen, whatever became of them."""
+        return {*self._contents, *self._overlapping}
 
     def check(self) -> None:
         """Raise InvalidInput if there were no rows, or too many bad ones."""
@@ -124,7 +138,8 @@ class Sieve:
             number, first_wins = divmod(known, 2)
             place, _ = self.accepted.read(number)
             if first_wins == sound.first_wins and not self.accepted.dropped[number]:
-                return "duplicate content", f"duplicate content, first at {place}"
+                rule = "duplicate content" if self.accepted.origins[number] == NEW else "seen before"
+                return rule, f"{rule}, first at {place}"
             if not self.accepted.dropped[number]:
                 self._drop_accepted(number, "contradicting labels", f"contradicts {sound.place}")
             return "contradicting labels", f"contradicts {place}"
@@ -136,7 +151,26 @@ class Sieve:
         reason = f"duplicate id: {place} has the same id for another pair"
         return LeftOut("bad", "duplicate id", BadRecord(sound.place, reason, excerpt(sound.line.rstrip(b"\n"))))
 
+    def drop_between(self, number: int) -> None:
+        """Drop a new pair that is near to a held-out prompt and to one that was trained on."""
+        self._drop_accepted(number, "between held-out and trained-on", "its prompt is near to one of each kind")
+
+    def _origin(self, sound: Sound, source: int) -> Origin:
+        if self._before is None:
+            return NEW
+        if source < len(self._before.sources):
+            return OLD if source else FROZEN
+        return OLD if sound.content in self._before.seen else NEW
+
+    def _note_overlap(self, left_out: LeftOut) -> None:
+        if left_out.hits and left_out.content not in self._overlapping:
+            self._overlapping.add(left_out.content)
+            if self._before is None or left_out.content not in self._before.seen:
+                self.new_overlap.update({hit.benchmark for hit in left_out.hits})
+
     def _drop_accepted(self, number: int, rule: str, reason: str) -> None:
+        if self.accepted.origins[number] == FROZEN:
+            return  # the other pair goes; what is held out stays as it is
         self.accepted.dropped[number] = 1
         self._drop(self.accepted.sources[number], rule, reason, *self.accepted.read(number))
 

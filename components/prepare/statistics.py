@@ -22,19 +22,10 @@ def describe(
     tallies: Mapping[Part, Tally],
 ) -> dict[str, Any]:
     """Return the statistics of a finished split; fractions are rounded to four digits."""
-    total = sieve.total
     counts = {part: len(split.chosen[part]) for part in PARTS}
     num_pairs = sum(counts.values())
     return {
-        "sources": [
-            {**about, **_of_rows(counted), "pairs": _pairs_of(number, sieve, split)}
-            for number, (about, counted) in enumerate(zip(sources, sieve.counts, strict=True))
-        ],
-        "benchmarks": {
-            name: {**about, "dropped": {kind: n for (one, kind), n in sorted(sieve.overlap.items()) if one == name}}
-            for name, about in benchmarks.items()
-        },
-        **_of_rows(total),
+        **_of_sources(sources, benchmarks, sieve, split),
         "pairs": counts,
         "unused": {part: split.fallen[part] - counts[part] for part in PARTS},
         "clusters": _clusters(split),
@@ -44,6 +35,32 @@ def describe(
         "longer_is_better": round(tallies["heldout"].longer / tallies["heldout"].pairs, 4),
         "picks_longer": round(sum(tally.longer for tally in tallies.values()) / num_pairs, 4),
         "difficulty": {part: found for part in PARTS if (found := _quantiles(tallies[part].difficulties))},
+    }
+
+
+def describe_rows(
+    sources: Sequence[Mapping[str, Any]], benchmarks: Mapping[str, Mapping[str, Any]], sieve: Sieve
+) -> dict[str, Any]:
+    """Return the statistics of what was read, where no split was written."""
+    return _of_sources(sources, benchmarks, sieve, None)
+
+
+def _of_sources(
+    sources: Sequence[Mapping[str, Any]],
+    benchmarks: Mapping[str, Mapping[str, Any]],
+    sieve: Sieve,
+    split: Split | None,
+) -> dict[str, Any]:
+    return {
+        "sources": [
+            {**about, **_of_rows(counted), **({"pairs": _pairs_of(number, sieve, split)} if split else {})}
+            for number, (about, counted) in enumerate(zip(sources, sieve.counts, strict=True))
+        ],
+        "benchmarks": {
+            name: {**about, "dropped": {kind: n for (one, kind), n in sorted(sieve.overlap.items()) if one == name}}
+            for name, about in benchmarks.items()
+        },
+        **_of_rows(sieve.total),
     }
 
 

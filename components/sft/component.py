@@ -7,6 +7,7 @@ from kfp import dsl
 def sft(
     config: str,
     base_model: str,
+    warm_start: str,
     seed: int,
     content: str,
     training_job: str,
@@ -25,7 +26,7 @@ def sft(
         model,
         artifact_root=artifact_root,
         experiment=experiment,
-        overrides={"base_model": base_model, "seed": seed},
+        overrides={"base_model": base_model, "warm_start": warm_start, "seed": seed},
         content=content,
         training_job=training_job,
     )

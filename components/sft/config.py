@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from components.core.config import REFERENCE
 from components.core.errors import InvalidInput
 from components.core.training import TrainingConfig
 from components.sft.schedule import accumulation_steps
@@ -13,6 +14,11 @@ class Config(TrainingConfig):
     """Supervised fine-tuning; defaults from RM-R1's 7B recipe (arXiv 2505.02387, appendix E, and its SFT program)."""
 
     base_model: str = Field(min_length=1, description="A folder, an s3:// uri, or a hub id with @<40-hex revision>.")
+    warm_start: str = Field(
+        "",
+        pattern=REFERENCE,
+        description="Registered model (name@champion) or s3:// artifact to start from; while there is none, the base.",
+    )
     learning_rate: float = Field(5e-6, gt=0, description="Peak learning rate.")
     min_learning_rate_share: float = Field(0.1, ge=0, le=1, description="Cosine schedule's floor, share of the peak.")
     warmup_fraction: float = Field(0.03, ge=0, lt=1, description="Share of the steps that warm up linearly.")
@@ -36,7 +42,7 @@ class Config(TrainingConfig):
     )
 
     # The rows of a step and their weights are the same; only the order of additions differs.
-    not_in_key = TrainingConfig.not_in_key | {"micro_batch_size"}
+    not_in_key = TrainingConfig.not_in_key | {"micro_batch_size", "warm_start"}
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:

@@ -13,10 +13,17 @@ from datasets import Dataset
 
 from components.adapters import ranks, training
 from components.adapters.checkpoints import Checkpoints
-from components.adapters.models import load_context_tokens, load_tokenizer, resolve
+from components.adapters.models import (
+    fingerprint,
+    load_context_tokens,
+    load_tokenizer,
+    resolve,
+    short_name,
+    starting_model,
+)
 from components.adapters.stage import Inputs, Output, code_version
 from components.adapters.together import together
-from components.core.errors import InvalidInput
+from components.core.errors import InvalidInput, Transient
 from components.core.manifest import parents_of
 from components.core.records import read_models, write_jsonl
 from components.core.schema import Example
@@ -31,10 +38,13 @@ logger = logging.getLogger(__name__)
 def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     """Train, write `model/` and `metrics.jsonl`, and return the statistics."""
     examples = read_models(inputs.fetch("examples", only=["sft.jsonl"]) / "sft.jsonl", Example)
-    folder = resolve(config.base_model, output.storage, output.workdir / "base")
+    start = starting_model(config.base_model, config.warm_start, output.storage)
+    if config.warm_start and fingerprint(start, output.storage) != list(output.sources):
+        raise Transient(f"{config.warm_start} has just become another version; run this again")
+    folder = resolve(start, output.storage, output.workdir / "base")
     tokenizer = load_tokenizer(folder, padding_side="right")
     if not config.epochs:
-        return hand_on(folder, tokenizer, output)
+        return hand_on(folder, tokenizer, output) | {"started_from": short_name(start)}
     encoded, num_too_long = encode(examples, tokenizer, config.max_length)
     if len(encoded) == 0:
         raise InvalidInput(
@@ -60,6 +70,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     output.summary = f"{len(encoded)} examples, {len(log)} steps, loss {log[0]['loss']:.2f} to {final:.2f}"
     return {
         **statistics,
+        "started_from": short_name(start),
         "num_steps": len(log),
         "first_loss": log[0]["loss"],
         "final_loss": final,

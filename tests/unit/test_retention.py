@@ -1,0 +1,192 @@
+"""What may go of old runs, on graphs of artifacts held in a dictionary."""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.adapters.storage import ObjectInfo
+from components.adapters.tracking import RunInfo, VersionInfo
+from components.core.errors import InvalidInput
+from components.core.manifest import MANIFEST_NAME, FileEntry, Manifest, Parent
+from pipeline.retention import Policy, apply_plan, make_plan
+
+ROOT = "s3://b/artifacts"
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+OLD = NOW - timedelta(days=100)
+STAGES = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
+NONE = Policy(0, 0)
+
+
+class Memory:
+    """Objects by uri, with their age."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, tuple[bytes, datetime]] = {}
+
+    def put(self, uri: str, data: bytes = b"data", modified: datetime = OLD) -> None:
+        self.objects[uri] = data, modified
+
+    def list(self, prefix_uri: str) -> list[ObjectInfo]:
+        found = sorted(self.objects.items())
+        return [ObjectInfo(uri, len(data), at) for uri, (data, at) in found if uri.startswith(prefix_uri)]
+
+    def open(self, uri: str) -> Manifest | None:
+        data = self.objects.get(f"{uri}/{MANIFEST_NAME}")
+        return Manifest.from_bytes(data[0]) if data else None
+
+    def delete(self, uris: Iterable[str]) -> None:
+        for uri in uris:
+            self.objects.pop(uri, None)
+
+    def artifact(self, number: int, named: Iterable[str] = (), how: str = "parents", **about: Any) -> str:
+        """Write an artifact with two files, a shard and a checkpoint, which names others; return its uri."""
+        key = hashlib.sha256(str(number).encode()).hexdigest()
+        uri, modified = uri_of(number), about.get("modified", OLD)
+        for name in ("one", "deep/two", "partial/shard-0", "partial/checkpoints/00000004/weights"):
+            self.put(f"{uri}/{name}", modified=modified)
+        links = list(named)
+        manifest = Manifest(
+            kind="k",
+            stage=STAGES[number % 7],
+            uri=uri,
+            run_key=key,
+            code_version="c",
+            config={"resume_from": [{"deep": link} for link in links]} if how == "config" else {},
+            files=tuple(FileEntry(path=name, size=4, sha256="0" * 64) for name in ("one", "deep/two")),
+            parents={str(n): Parent(uri=u, digest="d") for n, u in enumerate(links)} if how == "parents" else {},
+            statistics={"sources": [{"uri": link} for link in links]} if how == "sources" else {},
+        )
+        checkpoint = manifest.model_copy(update={"uri": f"{uri}/partial/checkpoints/00000004", "files": ()})
+        self.put(f"{checkpoint.uri}/{MANIFEST_NAME}", checkpoint.to_bytes(), modified)
+        if about.get("finished", True):
+            self.put(f"{uri}/{MANIFEST_NAME}", manifest.to_bytes(), modified)
+        return uri
+
+
+def uri_of(number: int) -> str:
+    return f"{ROOT}/{STAGES[number % 7]}/{hashlib.sha256(str(number).encode()).hexdigest()[:20]}"
+
+
+def version(uri: str, *tagged: str) -> VersionInfo:
+    tags = {f"reasrm.{number}_uri": one for number, one in enumerate(tagged)}
+    return VersionInfo("judge", "1", f"{uri}/model", "", "", "", tags, ())
+
+
+def run_of(number: int, *works: int, running: bool = False, started: datetime = OLD) -> RunInfo:
+    keys = tuple((STAGES[work % 7], hashlib.sha256(str(work).encode()).hexdigest()) for work in works)
+    return RunInfo(f"run-{number}", started.timestamp(), running, keys, ())
+
+
+artifacts = st.lists(
+    st.tuples(
+        st.sets(st.integers(0, 9), max_size=3),
+        st.sampled_from(("parents", "config", "sources")),
+        st.booleans(),  # names a checkpoint of the other, not the other
+        st.booleans(),  # finished
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(artifacts, st.sets(st.integers(0, 9), max_size=3), st.sets(st.integers(0, 9), max_size=3), st.integers(0, 2))
+def test_nothing_that_a_registered_version_reaches_is_ever_deleted(
+    made: list[tuple[set[int], str, bool, bool]], released: set[int], ran: set[int], keep_runs: int
+) -> None:
+    store = Memory()
+    edges: dict[int, list[tuple[int, bool]]] = {}
+    for number, (names, how, by_checkpoint, finished) in enumerate(made):
+        earlier = sorted(name for name in names if name < number)
+        edges[number] = [(name, by_checkpoint) for name in earlier]
+        inside = "/partial/checkpoints/00000004" if by_checkpoint else ""
+        store.artifact(number, [uri_of(name) + inside for name in earlier], how, finished=finished)
+    before = dict(store.objects)
+    versions = [version(uri_of(number)) for number in released if number < len(made)]
+    runs = [run_of(number, number) for number in sorted(ran)]
+
+    def look() -> Any:
+        return make_plan(ROOT, store, versions, runs, Policy(keep_runs, 0), NOW)
+
+    plan = look()
+    assert store.objects == before  # a plan deletes nothing
+    assert apply_plan(plan, look, store, lambda item: None) == plan.size
+    reached, checkpoints, todo = set(), set(), [number for number in released if number < len(made)]
+    while todo:
+        number = todo.pop()
+        if number not in reached:
+            reached.add(number)
+            # The copy of the manifest in an unfinished work's checkpoint leads on only if the checkpoint is named.
+            if made[number][3] or number in checkpoints:
+                todo += [name for name, _ in edges[number]]
+                checkpoints |= {name for name, by_checkpoint in edges[number] if by_checkpoint}
+    for number in reached:
+        uri, finished = uri_of(number), made[number][3]
+        needed = [one for one in before if one.startswith(f"{uri}/") and (not finished or "/partial/" not in one)]
+        assert [one for one in needed if one not in store.objects] == []
+    for number in checkpoints:
+        inside = f"{uri_of(number)}/partial/checkpoints/00000004"
+        assert f"{inside}/{MANIFEST_NAME}" in store.objects and f"{inside}/weights" in store.objects
+    for uri in {one.rpartition(f"/{MANIFEST_NAME}")[0] for one in store.objects if one.endswith(MANIFEST_NAME)}:
+        manifest = store.open(uri)
+        assert manifest is not None
+        assert all(f"{uri}/{entry.path}" in store.objects for entry in manifest.files)
+    if not reached and not keep_runs:
+        assert store.objects == {}
+
+
+def test_work_in_progress_goes_first_and_a_version_s_artifacts_stay() -> None:
+    store = Memory()
+    base, model, lost = store.artifact(0), store.artifact(1, [uri_of(0)]), store.artifact(2, finished=False)
+    other = store.artifact(3)
+    store.put(f"{ROOT}/notes.txt")
+    plan = make_plan(ROOT, store, [version(model)], [], NONE, NOW)
+    kinds = ["work of a finished stage"] * 3 + ["unfinished work", "artifact"]
+    assert [item.kind for item in plan.items] == kinds
+    assert {item.uri for item in plan.items[:3]} == {base, model, other}
+    assert [item.uri for item in plan.items[3:]] == [lost, other]
+    assert plan.kept["not ours to judge"] == 4
+    apply_plan(plan, lambda: plan, store, lambda item: None)
+    assert {uri.removeprefix(f"{model}/") for uri in store.objects if uri.startswith(model)} == {
+        "one", "deep/two", MANIFEST_NAME,
+    }  # fmt: skip
+    assert f"{ROOT}/notes.txt" in store.objects
+
+
+def test_recent_runs_keep_their_work_in_progress_too() -> None:
+    store = Memory()
+    store.artifact(0), store.artifact(1, [uri_of(0)], finished=False), store.artifact(2, finished=False)
+    runs = [run_of(1, 1, started=OLD + timedelta(days=2)), run_of(2, 2, started=OLD)]
+    plan = make_plan(ROOT, store, [], runs, Policy(1, 0), NOW)
+    # Unfinished work has no manifest yet, so what it was to be made from is told by its run alone.
+    assert {item.uri for item in plan.items} == {uri_of(0), uri_of(2)}
+    assert make_plan(ROOT, store, [], runs, Policy(2, 0), NOW).kept["of recent runs"]
+    both = [run_of(1, 0, 1, running=True), run_of(2, 2)]
+    assert {item.uri for item in make_plan(ROOT, store, [], both, NONE, NOW).items} == {uri_of(2)}
+
+
+def test_days_keep_what_is_young_and_all_that_it_was_made_from() -> None:
+    store = Memory()
+    store.artifact(0), store.artifact(1), store.artifact(2, [uri_of(0)], modified=NOW - timedelta(days=3))
+    assert {item.uri for item in make_plan(ROOT, store, [], [], Policy(1, 7), NOW).items} == {uri_of(1)}
+    assert len({item.uri for item in make_plan(ROOT, store, [], [], Policy(1, 2), NOW).items}) == 3
+
+
+def test_what_was_registered_after_the_plan_is_spared() -> None:
+    store = Memory()
+    model, other = store.artifact(0), store.artifact(1)
+    plan = make_plan(ROOT, store, [], [], NONE, NOW)
+    freed = []
+    apply_plan(plan, lambda: make_plan(ROOT, store, [version(model)], [], NONE, NOW), store, freed.append)
+    assert store.open(model) is not None and store.open(other) is None
+    assert {item.uri for item in freed if item.kind == "artifact"} == {other}
+
+
+def test_a_wrong_root_is_an_error() -> None:
+    with pytest.raises(InvalidInput, match=r"no artifacts below s3://b/other"):
+        make_plan("s3://b/other", Memory(), [], [], NONE, NOW)
