@@ -13,7 +13,7 @@ from pipeline.config import load_recipe
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "run", "compile", "ui", "lineage", "recipes", "submit", "status", "schedule", "doctor", "upload",
+    "run", "compile", "ui", "lineage", "recipes", "submit", "status", "schedule", "doctor", "upload", "judge", "serve",
 )  # fmt: skip
 
 
