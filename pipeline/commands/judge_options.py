@@ -122,12 +122,10 @@ _ASKING = ("votes", "temperature", "max_tokens", "loop_tokens", "seed")
 def _find(reference: str, directory: Path) -> Any:
     """Return the model, asking the servers of the environment, or else those of the folder."""
     import os
-    from contextlib import nullcontext
 
     from components.adapters.judging.finding import find_model, needs_services
     from components.adapters.storage import Storage
     from components.core.errors import InvalidInput
-    from pipeline.local import serving
 
     outside = bool(os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("AWS_ENDPOINT_URL_S3"))
     here = needs_services(reference) and not outside and directory.is_dir()
@@ -136,5 +134,9 @@ def _find(reference: str, directory: Path) -> Any:
             f"there is no model folder {reference!r}; for a registered version set MLFLOW_TRACKING_URI, or give the "
             f"folder of a local run as --dir ({directory} does not exist)"
         )
-    with serving(directory) if here else nullcontext():
+    if not here:
+        return find_model(reference, Storage.from_env(), directory / "judges")
+    from pipeline.local import serving
+
+    with serving(directory):
         return find_model(reference, Storage.from_env(), directory / "judges")
