@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving --model .reasrm/models/SmolLM2-135M-Instruct --max-tokens 32 --requests 24
 
-In one process and by turns: the engine alone with the prompts of all requests in one call, then the service with 1, 4 and
-16 callers at once, each with one /compare under way. Ratios within a round are what counts; seconds are this machine's.
+In one process and by turns: the engine alone with the prompts of all requests in one call, then the service with 1, 4
+and 16 callers at once, each with one /compare under way. Ratios within a round count; seconds are this machine's.
 Only one program should run on the machine.
 """
 

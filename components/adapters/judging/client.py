@@ -99,7 +99,8 @@ class JudgeClient:
 
 
 def _conversation(prompt: Prompt, votes: int | None) -> dict[str, Any]:
-    conversation = prompt if isinstance(prompt, str) else list(prompt)
+    turns = [] if isinstance(prompt, str) else [{"role": m["role"], "content": m["content"]} for m in prompt]
+    conversation = prompt if isinstance(prompt, str) else turns
     return {"conversation": conversation} | ({} if votes is None else {"votes": votes})
 
 
