@@ -304,6 +304,31 @@ def test_rewards_for_trl_hold_within_each_group(teacher_server):
         PairwiseReward(url, patience_seconds=0.1)(["q", "q"], ["a", "b"])
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_trl_takes_the_reward(teacher_server, tiny_model, tmp_path):
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    teacher_server.script = prefers_longer(teacher_server)
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": f"question {n}"}]} for n in range(4)])
+    settings = {"use_cpu": True, "bf16": False, "report_to": [], "save_strategy": "no", "logging_steps": 1}
+    arguments = GRPOConfig(
+        str(tmp_path),
+        num_generations=4,
+        per_device_train_batch_size=4,
+        max_steps=1,
+        max_completion_length=12,
+        **settings,
+    )
+    with serving(behind(teacher_server)) as url:
+        reward = PairwiseReward(url)
+        trainer = GRPOTrainer(model=str(tiny_model), reward_funcs=reward, args=arguments, train_dataset=rows)
+        trainer.train()
+    (logged, _) = trainer.state.log_history
+    assert logged["rewards/pairwise_judge/mean"] == pytest.approx(0.5)  # what round robins come to, if all are judged
+    assert reward.num_judgments == len(teacher_server.calls) == 12
+
+
 def test_a_judge_that_says_nothing_gives_no_reward(teacher_server):
     teacher_server.script = lambda call: teacher_server.answer(body=teacher_server.completion("Hm."))
     with serving(behind(teacher_server)) as url:
