@@ -12,12 +12,14 @@ import click
 
 from components.core.errors import ReasrmError
 from pipeline.commands.doctor import doctor
+from pipeline.commands.judge import judge
 from pipeline.commands.lineage import lineage
 from pipeline.commands.options import profile_option, recipe_option, redo_option, set_option
 from pipeline.commands.promote import promote
 from pipeline.commands.retention import retention
 from pipeline.commands.rollback import rollback
 from pipeline.commands.schedule import schedule
+from pipeline.commands.serve import serve
 from pipeline.commands.status import status
 from pipeline.commands.submit import submit
 from pipeline.commands.upload import upload
@@ -28,6 +30,8 @@ Examples:
   reasrm run --recipe demo                       train a small judge on this machine
   reasrm run --recipe demo --set sft.epochs=2    the same with a setting changed
   reasrm lineage reasrm-demo@champion            what that model was made from
+  reasrm judge --model reasrm-demo --pairs p.jsonl  what it says about pairs of yours
+  reasrm serve --model reasrm-demo               the same over HTTP
   reasrm ui                                      look at the runs in MLflow
   reasrm compile --recipe demo --output p.yaml   the pipeline for Kubeflow
   reasrm submit --recipe mine.toml --host URL    run it there and watch
@@ -154,7 +158,9 @@ def recipes() -> None:
         click.echo(f"{name:<{max(map(len, names))}}  {first.removeprefix('#').strip()}")
 
 
-for command in (submit, status, schedule, lineage, promote, rollback, retention, doctor, upload):
+for command in (
+    judge, serve, lineage, promote, rollback, submit, status, schedule, retention, doctor, upload,
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -3,14 +3,20 @@
 A judge opens its model when it is first asked something; naming and reading its questions needs none.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from components.adapters.engines import Completion, Conversation, Engine, Sampling, TooLong, Unanswered, seed_of
+from components.adapters.engines import (
+    Completion,
+    Conversation,
+    Engine,
+    Sampling,
+    TooLong,
+    Unanswered,
+    seed_of,
+)
 from components.adapters.scalars import Scorer, answered, verdict_of
 from components.benchmark.config import Config
 from components.benchmark.store import Answer
@@ -40,12 +46,6 @@ class Question:
 def answer_name(digest: str, sample: int) -> str:
     """Return the name of the answer to the `sample`-th question about a conversation."""
     return f"{digest}.{sample}"
-
-
-def digest_of_messages(messages: Conversation) -> str:
-    """Return the sha256 of a conversation, in hex."""
-    text = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Judge(Protocol):

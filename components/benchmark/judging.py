@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from components.adapters.engines import Conversation
+from components.adapters.engines import Conversation, digest_of_messages
 from components.adapters.part import WHOLE, Share
 from components.adapters.stage import Output
 from components.benchmark.config import Config
-from components.benchmark.judge import Judge, Question, answer_name, digest_of_messages
+from components.benchmark.judge import Judge, Question, answer_name
 from components.benchmark.store import Answer, VerdictStore
 from components.core.errors import InvalidInput
 from components.core.schema import Judgment, PreferencePair

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from components.adapters.engines import Completion, OnBatch, OnCompletion, Sampling
+from components.adapters.engines import Completion, OnBatch, OnCompletion, Sampling, digest_of_messages
 from components.adapters.engines.transformers import TransformersEngine
 from components.adapters.progress import Progress
 from components.adapters.scalars.base import OnScore
@@ -15,7 +15,7 @@ from components.adapters.scalars.transformers import TransformersScorer
 from components.adapters.stage import Output
 from components.benchmark import keys
 from components.benchmark.config import Config
-from components.benchmark.judge import ScoredJudge, WrittenJudge, answer_name, digest_of_messages
+from components.benchmark.judge import ScoredJudge, WrittenJudge, answer_name
 from components.benchmark.judging import judge_pairs
 from components.benchmark.store import Answer, VerdictStore
 from components.core import prompts

@@ -13,8 +13,8 @@ from pipeline.config import load_recipe
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "run", "compile", "ui", "lineage", "recipes", "submit", "status", "schedule", "doctor", "upload", "promote",
-    "rollback",
+    "run", "compile", "ui", "recipes", "judge", "serve", "lineage", "promote", "rollback", "submit", "status", "schedule",
+    "retention", "doctor", "upload",
 )  # fmt: skip
 
 

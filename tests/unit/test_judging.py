@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.adapters.engines import Conversation, TooLong
+from components.adapters.engines import Conversation, TooLong, digest_of_messages
 from components.adapters.engines.transformers import TransformersEngine
 from components.adapters.scalars.base import OnScore
 from components.benchmark import keys
 from components.benchmark.config import Config
-from components.benchmark.judge import Question, ScoredJudge, WrittenJudge, digest_of_messages
+from components.benchmark.judge import Question, ScoredJudge, WrittenJudge
 from components.benchmark.judging import _place
 from components.benchmark.store import Answer
 from components.core import prompts

@@ -34,7 +34,7 @@ BUILT_IN = {
     "ResourceQuota", "Role", "RoleBinding", "Secret", "Service", "ServiceAccount", "StatefulSet",
 }  # fmt: skip
 NOT_REFERENCED = {"README.md", "components/mlflow-plugin/api-server.example.json", "examples/secrets.yaml"}
-SERVERS = {"Deployment", "StatefulSet", "ServingRuntime"}
+SERVERS = {"Deployment", "StatefulSet", "ServingRuntime", "InferenceService"}
 
 
 def documents(path):
@@ -87,6 +87,9 @@ def pods(item):
         templates = [spec["leaderWorkerTemplate"][name] for name in ("leaderTemplate", "workerTemplate")]
     elif kind == "TrainingRuntime":
         templates = [job["template"]["spec"]["template"] for job in spec["template"]["spec"]["replicatedJobs"]]
+    if kind == "InferenceService" and "containers" in spec["predictor"]:  # else its ServingRuntime says what runs
+        predictor = spec["predictor"]
+        templates = [{"metadata": {name: predictor[name] for name in ("labels", "annotations")}, "spec": predictor}]
     return [(template["metadata"], template["spec"]) for template in templates]
 
 

@@ -17,6 +17,7 @@ from components.adapters.engines.base import (
     Sampling,
     TooLong,
     Unanswered,
+    digest_of_messages,
     seed_of,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "Sampling",
     "TooLong",
     "Unanswered",
+    "digest_of_messages",
     "open_engine",
     "seed_of",
 ]

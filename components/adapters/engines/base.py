@@ -1,6 +1,7 @@
 """What every engine speaks."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -126,6 +127,12 @@ class Engine(Protocol):
 def seed_of(key: str) -> int:
     """Return a seed that depends on nothing but the key; 56 bits, which every engine takes."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])
+
+
+def digest_of_messages(messages: Conversation) -> str:
+    """Return the sha256 of a conversation, in hex."""
+    text = json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def one_each(sampling: Sampling | Sequence[Sampling], num_prompts: int) -> list[Sampling]:

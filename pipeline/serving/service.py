@@ -1,0 +1,180 @@
+"""Asks the judge for requests: what may be asked, in which order, and what it comes to."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from components.adapters.judging.asking import Asking, Comparison, Prompt, Said, compared, prompts_of
+from components.adapters.judging.batching import Batcher
+from components.adapters.judging.opening import Opener
+from components.core.errors import InvalidInput, ReasrmError, Transient
+from components.core.ranking import Match, Method, Score, judgments_at_most, ranking
+from components.core.records import explain
+from components.core.schema import Message, PreferencePair
+from pipeline.serving.gauges import Gauges
+from pipeline.serving.settings import ServiceSettings
+
+NUM_CALLERS = 4
+"""Threads that call an endpoint: a call that waits for a slow answer must not hold up the requests after it."""
+
+
+class Loading(Transient):
+    """The judge is not there yet, or no more."""
+
+
+class Busy(Transient):
+    """Too much waits already."""
+
+
+class TooMuch(InvalidInput):
+    """More than the service ever takes."""
+
+
+class TooSlow(Transient):
+    """The judge did not answer in time."""
+
+
+class Unaskable(ReasrmError):
+    """The judge itself refuses to be asked."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Rewards in the order of the answers, and the matches that they come from."""
+
+    rewards: list[Score]
+    matches: dict[Match, Comparison]
+
+
+class Service:
+    """A judge and its queue. Its methods are called from one event loop."""
+
+    def __init__(self, opener: Opener, asking: Asking, model: str, settings: ServiceSettings) -> None:
+        self.asking, self.model, self.settings = asking, model, settings
+        self.gauges = Gauges()
+        self.promised = 0
+        self.is_local = opener.settings.kind != "endpoint"
+        self.batcher = Batcher(
+            opener,
+            batch=opener.settings.batch,
+            is_local=self.is_local,
+            num_workers=1 if self.is_local else NUM_CALLERS,
+            on_said=self._count,
+            on_batch=lambda size: self.gauges.observe("reasrm_batch_prompts", size),
+        )
+
+    @property
+    def problem(self) -> str:
+        """Why the judge cannot be asked now; empty when it can."""
+        if self.batcher.broken is not None:
+            return f"the judge died: {self.batcher.broken}"
+        opened = self.batcher.opened
+        if not opened.done():
+            return f"{self.model} is being loaded; ask again in a moment"
+        return f"{self.model} could not be loaded: {opened.exception()}" if opened.exception() else ""
+
+    def metrics(self) -> str:
+        """Return what is counted, as Prometheus reads it."""
+        now = {"reasrm_judgments_promised": float(self.promised), "reasrm_ready": float(not self.problem)}
+        return self.gauges.text(now)
+
+    async def compare(self, conversation: Sequence[Message], answers: tuple[str, str], votes: int | None) -> Comparison:
+        """Return what all judgments of two answers come to.
+
+        Raises:
+            InvalidInput: they cannot be judged, or TooMuch is asked for.
+            Transient: Loading, Busy or TooSlow; the judge died.
+            Unaskable: the judge refuses.
+        """
+        asking = self._asking(votes)
+        pair = _pair(conversation, *answers)
+        with self._promise(2 * asking.votes):
+            (comparison,) = await self._judge([pair], asking)
+        return comparison
+
+    async def rank(
+        self, conversation: Sequence[Message], answers: Sequence[str], method: Method, votes: int | None, seed: int
+    ) -> Ranked:
+        """Return a reward for each answer. Raises as `compare` does."""
+        asking = self._asking(votes)
+        if len(answers) > self.settings.max_answers:
+            raise TooMuch(
+                f"{len(answers)} answers; this server takes {self.settings.max_answers} (--max-answers). Rank fewer"
+            )
+        rules = ranking(method, answers, seed)
+        matches: dict[Match, Comparison] = {}
+        with self._promise(judgments_at_most(method, len(answers), asking.votes)):
+            scores: list[Score] | None = None
+            while True:
+                try:
+                    wanted = next(rules) if scores is None else rules.send(scores)
+                except StopIteration as end:
+                    return Ranked(end.value, matches)
+                pairs = [_pair(conversation, answers[one], answers[other]) for one, other in wanted]
+                found = await self._judge(pairs, asking)
+                matches.update(zip(wanted, found, strict=True))
+                scores = [comparison.tally.score_a for comparison in found]
+
+    def _asking(self, votes: int | None) -> Asking:
+        if votes is not None and votes > self.settings.max_votes:
+            raise InvalidInput(f"{votes} votes; this server takes {self.settings.max_votes} (--max-votes)")
+        if votes is not None and votes > 1 and not self.asking.temperature:
+            raise InvalidInput(
+                f"{votes} votes at the server's temperature of 0 are one vote; start it with --temperature"
+            )
+        return self.asking.with_votes(votes)
+
+    @contextmanager
+    def _promise(self, num_judgments: int) -> Iterator[None]:
+        """Hold a place for so many judgments, so that what has begun is never refused half way."""
+        most = self.settings.max_judgments
+        if self.problem:
+            raise Loading(self.problem)
+        if num_judgments > most:
+            raise TooMuch(
+                f"this asks for up to {num_judgments} judgments, and the queue never takes more than {most} "
+                "(--max-judgments); send fewer answers or votes, or take method knockout"
+            )
+        if self.promised + num_judgments > most:
+            raise Busy(f"{self.promised} of {most} judgments are promised already; ask again in a moment")
+        self.promised += num_judgments
+        try:
+            yield
+        finally:
+            self.promised -= num_judgments
+
+    async def _judge(self, pairs: Sequence[PreferencePair], asking: Asking) -> list[Comparison]:
+        each = [prompts_of(pair, asking) for pair in pairs]
+        said = await self._ask([prompt for prompts in each for prompt in prompts])
+        size = 2 * asking.votes
+        return [compared(said[at * size : (at + 1) * size]) for at in range(len(each))]
+
+    async def _ask(self, prompts: Sequence[Prompt]) -> list[Said]:
+        if not prompts:
+            return []
+        future = asyncio.wrap_future(self.batcher.submit(prompts))
+        try:
+            return await asyncio.wait_for(future, self.settings.request_seconds)
+        except TimeoutError as error:
+            raise TooSlow(
+                f"the judge did not finish within {self.settings.request_seconds:.0f} s (--request-seconds); what was "
+                "not begun is dropped"
+            ) from error
+        except InvalidInput as error:
+            raise Unaskable(str(error)) from error
+
+    def _count(self, said: Said) -> None:
+        self.gauges.add("reasrm_judgments_total", cause=said.cause)
+        self.gauges.add("reasrm_tokens_total", said.num_prompt_tokens, kind="prompt")
+        self.gauges.add("reasrm_tokens_total", said.num_tokens, kind="completion")
+
+
+def _pair(conversation: Sequence[Message], response_a: str, response_b: str) -> PreferencePair:
+    """Return the pair that a prompt is rendered from; the label takes no part in it. Raises InvalidInput."""
+    try:
+        return PreferencePair(
+            id="request", prompt=tuple(conversation), response_a=response_a, response_b=response_b, label="A"
+        )
+    except ValueError as error:
+        raise InvalidInput(f"this cannot be judged: {explain(error)}") from error

@@ -1,0 +1,190 @@
+"""`reasrm judge` and the models that its references name."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from components.adapters import tracking
+from components.adapters.judging.finding import find_model
+from components.core.manifest import Manifest, describe
+from components.core.verdict import parse_verdict
+from pipeline import cli
+
+REPLIES = re.compile(r"\[Reply A\]\n(.*?)\n\[End of reply A\].*\[Reply B\]\n(.*?)\n\[End of reply B\]", re.DOTALL)
+ROWS = [
+    {"id": "one", "prompt": "q1", "response_a": "long answer", "response_b": "short", "label": "A", "source": "mine"},
+    {"id": "two", "prompt": "q2", "response_a": "x", "response_b": "xx", "label": "A"},
+    {"id": "two", "prompt": "q2", "response_a": "xx", "response_b": "x", "label": "B", "swapped": True},
+    {"conversation": [{"role": "user", "content": "q3"}], "response_a": "same length", "response_b": "same_length"},
+]
+
+
+@pytest.fixture
+def reasrm(capfdbinary):
+    """Run the command line in this process; gives exit code, standard output and standard error."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        captured = capfdbinary.readouterr()
+        return ended.value.code, captured.out.decode(), captured.err.decode()
+
+    return call
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def judging(teacher_server, pairs):
+    """The command's arguments for a scripted judge that names the longer answer, and the first of two as long."""
+
+    def script(call):
+        a, b = REPLIES.search(call.prompt).groups()
+        text = f"<eval>So.</eval><answer>[[{'A' if len(a) >= len(b) else 'B'}]]</answer>"
+        assert parse_verdict(text).winner
+        return teacher_server.answer(body=teacher_server.completion(text))
+
+    teacher_server.script = script
+    return ["judge", "--model", "m", "--base-url", teacher_server.url, "--pairs", pairs]
+
+
+def read(path):
+    return {row["id"]: row for row in map(json.loads, path.read_text("utf-8").splitlines())}
+
+
+def test_each_pair_has_a_verdict_of_both_orders(reasrm, judging, teacher_server, tmp_path):
+    code, out, err = reasrm(*judging, "--output", tmp_path / "v.jsonl")
+    assert (code, out) == (0, "")
+    rows = read(tmp_path / "v.jsonl")
+    (third,) = rows.keys() - {"one", "two"}
+    told = {
+        name: (row["verdict"], row["confidence"], row["consistent"], row["score_a"], row["label"])
+        for name, row in rows.items()
+    }
+    assert told == {
+        "one": ("A", 1.0, True, 1.0, "A"),
+        "two": ("B", 1.0, True, 0.0, "A"),
+        third: (None, None, False, 0.5, None),
+    }
+    assert [(one["order"], one["verdict"]) for one in rows["two"]["judgments"]] == [("ab", "B"), ("ba", "B")]
+    assert "So." in rows["one"]["judgments"][0]["reasoning"]
+    assert "3 pairs (3 judged now) by m: A 1, B 1, no verdict 1" in err
+    assert "accuracy 0.500 on 2 with a label" in err
+    assert "agree on 0.667" in err
+    assert len(teacher_server.calls) == 6
+
+
+def test_what_is_judged_is_not_judged_again(reasrm, judging, teacher_server, tmp_path):
+    output = tmp_path / "v.jsonl"
+    reasrm(*judging, "--output", output)
+    whole = output.read_bytes()
+    first = whole.splitlines(keepends=True)[0]
+    output.write_bytes(first + b'{"id": "half a li')  # a run that was killed while it wrote
+    before = len(teacher_server.calls)
+    code, _, err = reasrm(*judging, "--output", output, "--json")
+    assert code == 0
+    assert sorted(output.read_bytes().splitlines()) == sorted(whole.splitlines())
+    assert len(teacher_server.calls) - before == 4
+    facts = json.loads(err.splitlines()[-1])
+    assert (facts["pairs"], facts["judged_now"], facts["judgments"], facts["causes"]) == (3, 2, 6, {"ok": 6})
+    reasrm(*judging, "--output", output)
+    assert len(teacher_server.calls) - before == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--max-tokens", "99"], "another judge or with other settings"),
+        (["--votes", "2"], "2 votes at temperature 0"),
+        (["--extra-body", "{"], "Expecting"),
+        (["--api-key-env", "HOME"], "api_key_env"),
+    ],
+)
+def test_settings_that_do_not_go_are_said(reasrm, judging, tmp_path, more, words):
+    output = tmp_path / "v.jsonl"
+    reasrm(*judging, "--output", output)
+    code, _, err = reasrm(*judging, "--output", output, *more)
+    assert code == 2
+    assert words in err
+
+
+def test_a_pair_that_changed_is_not_passed_over(reasrm, judging, pairs, tmp_path):
+    output = tmp_path / "v.jsonl"
+    reasrm(*judging, "--output", output)
+    pairs.write_text(json.dumps(ROWS[0] | {"response_b": "other"}) + "\n", encoding="utf-8")
+    code, _, err = reasrm(*judging, "--output", output)
+    assert (code, "pair 'one' has other texts" in err) == (2, True)
+
+
+def test_without_an_output_verdicts_go_to_the_screen_and_bad_rows_are_told(reasrm, judging, pairs):
+    with pairs.open("a", encoding="utf-8") as file:
+        file.write('{"prompt": "q", "response_a": "a"}\nnot json\n')
+        file.write(json.dumps(ROWS[0] | {"response_b": "twice"}) + "\n")
+    code, out, err = reasrm(*judging)
+    assert (code, len(out.splitlines())) == (0, 3)
+    assert "3 rows are no pairs" in err
+    assert "pairs.jsonl:5" in err and "response_b: Field required" in err and "occurs twice" in err
+
+
+def test_bad_rows_are_kept_beside_the_output(reasrm, judging, pairs, tmp_path):
+    with pairs.open("a", encoding="utf-8") as file:
+        file.write("not json\n")
+    reasrm(*judging, "--output", tmp_path / "v.jsonl")
+    assert "not json" in (tmp_path / "v.jsonl.bad.jsonl").read_text("utf-8")
+    pairs.write_text("{}\n", encoding="utf-8")
+    code, _, err = reasrm(*judging)
+    assert (code, "has no pair to judge" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"), [("no-such-model", "there is no model folder"), ("a b", "there is no model folder")]
+)
+def test_a_model_that_is_not_there_is_said(reasrm, pairs, tmp_path, monkeypatch, model, words):
+    for name in ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    code, _, err = reasrm("judge", "--model", model, "--pairs", pairs, "--dir", tmp_path / "none")
+    assert (code, words in err) == (2, True)
+
+
+def test_a_service_beyond_this_machine_wants_a_token(reasrm, monkeypatch):
+    command = ["serve", "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--host", "0.0.0.0"]
+    code, _, err = reasrm(*command)
+    assert (code, "--token-env" in err) == (2, True)
+    monkeypatch.delenv("NO_SUCH_TOKEN", raising=False)
+    code, _, err = reasrm(*command, "--token-env", "NO_SUCH_TOKEN")
+    assert (code, "NO_SUCH_TOKEN is not set" in err) == (2, True)
+
+
+def test_a_registered_version_of_a_random_model_judges_without_a_verdict(s3, tiny_model, tmp_path, reasrm, pairs):
+    shutil.copytree(tiny_model, tmp_path / "tiny" / "model")
+    names = {"kind": "model", "stage": "grpo", "uri": f"{s3.prefix}/tiny", "run_key": "k", "code_version": "1"}
+    manifest = Manifest.model_validate({**names, "config": {"grammar": "think"}, "files": describe(tmp_path / "tiny")})
+    s3.storage.commit(manifest, tmp_path / "tiny")
+    name = f"judge-{s3.prefix.rpartition('-')[2]}"
+    tags = {"reasrm.manifest_uri": manifest.uri, "reasrm.run_key": "k"}
+    tracking.register_version(name, f"{manifest.uri}/model", None, None, tags, "")
+    tracking.set_alias(name, "champion", "1")
+    for reference in (name, f"{name}/1", f"{name}@champion"):
+        found = find_model(reference, s3.storage, tmp_path / "copies")
+        assert (found.name, found.grammar, found.digest) == (f"{name}/1", "think", manifest.digest)
+        assert (found.folder / "config.json").is_file()
+    plain = find_model(str(tiny_model), s3.storage, tmp_path / "copies")
+    assert (plain.folder, plain.grammar) == (tiny_model, None)
+
+    command = ["judge", "--model", f"{name}@champion", "--pairs", pairs, "--max-tokens", "8", "--dir", tmp_path / "d"]
+    code, _, err = reasrm(*command, "--output", tmp_path / "v.jsonl")
+    assert code == 0, err
+    rows = read(tmp_path / "v.jsonl")
+    assert len(rows) == 3
+    assert {(row["verdict"], row["confidence"], row["consistent"], row["score_a"]) for row in rows.values()} == {
+        (None, None, None, None)
+    }
+    assert {row["judge"] for row in rows.values()} == {f"{name}/1"}
+    assert "no verdict 3" in err and "truncated 6" in err
