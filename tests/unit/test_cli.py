@@ -13,8 +13,8 @@ from pipeline.config import load_recipe
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "run", "compile", "ui", "recipes", "judge", "serve", "lineage", "promote", "rollback", "submit", "status", "schedule",
-    "retention", "doctor", "upload",
+    "run", "compile", "ui", "recipes", "judge", "serve", "lineage", "promote", "rollback", "submit", "status",
+    "schedule", "retention", "doctor", "upload",
 )  # fmt: skip
 
 
