@@ -13,6 +13,8 @@ from pathlib import Path
 
 import click
 
+from pipeline.revision import git, revision
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "images"
 IMAGES = ROOT / "pipeline" / "images.toml"
@@ -51,8 +53,8 @@ def build(name: str, *, pip_config: str | None = None) -> str:
 def command(name: str, tag: str, pip_config: str | None = None) -> list[str]:
     """Return the command that builds an image."""
     file, arguments = FILES[name]
-    arguments = {**arguments, "VERSION": version(), "REVISION": _git("describe", "--always", "--dirty", "--abbrev=40")}
-    arguments["CREATED"] = _git("log", "-1", "--format=%cI")
+    arguments = {**arguments, "VERSION": version(), "REVISION": revision()}
+    arguments["CREATED"] = git("log", "-1", "--format=%cI")
     if os.environ.get(BASE_VARIABLE):
         arguments["BASE"] = os.environ[BASE_VARIABLE]
     if name == "train-cpu" and any(FOLDER.glob("wheels/torch-*")):
@@ -91,12 +93,6 @@ def version() -> str:
 def engine() -> str:
     """Return the container engine's command."""
     return os.environ.get(DOCKER_VARIABLE) or shutil.which("docker") or "docker"
-
-
-def _git(*arguments: str) -> str:
-    """Return what git says of the working tree, or "unknown" outside a checkout."""
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ ARG BASE
 ARG VERSION=unknown
 ARG REVISION=unknown
 ARG CREATED=unknown
+# What the stages tell MLflow.
+ENV REASRM_COMMIT=${REVISION}
 LABEL org.opencontainers.image.title="reasrm/stage" \
       org.opencontainers.image.description="Stages of the reasoning reward model pipeline that need no GPU" \
       org.opencontainers.image.version="${VERSION}" \

@@ -62,6 +62,8 @@ ARG VARIANT
 ARG VERSION=unknown
 ARG REVISION=unknown
 ARG CREATED=unknown
+# What the stages tell MLflow.
+ENV REASRM_COMMIT=${REVISION}
 LABEL org.opencontainers.image.title="reasrm/train" \
       org.opencontainers.image.description="Training and benchmark of the reasoning reward model pipeline (${VARIANT})" \
       org.opencontainers.image.version="${VERSION}" \

@@ -1,5 +1,6 @@
 """The pipeline as Kubeflow's YAML; equal recipes and profiles give equal bytes."""
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from typing import Any
 from components.core.errors import InvalidInput, ReasrmError
 from components.core.teachers import OfflineTeacher, RecordedTeacher
 from pipeline.config import RunConfig
-from pipeline.placement import OnKubernetes
+from pipeline.placement import NO_VERSION, OnKubernetes
 from pipeline.profile import Profile
 
+HASH_CHARS = 12
 # kfp repeats the defaults in a comment, those of lists and objects in an order that changes from run to run.
+_VERSION = re.compile(rb"(name: REASRM_PIPELINE_VERSION\n +value: )reasrm-[0-9a-f]{12}\b")
 _OBJECT = re.compile(rb"^(#    \w+: (?:list|dict)) \[Default: .*\]$", re.MULTILINE)
 
 
@@ -30,7 +33,8 @@ def pipeline_for(config: RunConfig, profile: Profile, *, redo: bool = False) -> 
             f"{many[0]}.nodes is {getattr(config, many[0]).nodes}, but the profile {profile.name!r} trains in one pod; "
             "compile with --profile trainjob, or set nodes = 1"
         )
-    return build(OnKubernetes(profile, any(isinstance(one, OfflineTeacher) for one in config.teacher), redo))
+    teacher_is_here = any(isinstance(one, OfflineTeacher) for one in config.teacher)
+    return build(OnKubernetes(profile, teacher_is_here, redo, config.recipe))
 
 
 def arguments_for(config: RunConfig, profile: Profile) -> dict[str, Any]:
@@ -46,7 +50,18 @@ def compile_pipeline(config: RunConfig, profile: Profile, *, redo: bool = False)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(path), pipeline_parameters=arguments_for(config, profile))
-        return _OBJECT.sub(rb"\1", path.read_bytes())
+        return with_version(_OBJECT.sub(rb"\1", path.read_bytes()))
+
+
+def with_version(data: bytes) -> bytes:
+    """Return what was compiled with its version in it, which its tasks tell MLflow."""
+    known = NO_VERSION[:-HASH_CHARS] + version_hash(data)
+    return data.replace(NO_VERSION.encode(), known.encode())
+
+
+def version_hash(data: bytes) -> str:
+    """Return the hash that names the version of this content, of 12 hex digits; its own place in there counts as 0."""
+    return hashlib.sha256(_VERSION.sub(rb"\g<1>" + NO_VERSION.encode(), data)).hexdigest()[:HASH_CHARS]
 
 
 def write(data: bytes, path: Path) -> None:

@@ -34,6 +34,7 @@ def preflight(
     node_selector: dict[str, str],
     tolerations: list[dict],  # type: ignore[type-arg]
     scheduled: str,
+    run_name: str,
     placement: str,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Found",

@@ -75,6 +75,8 @@ class RunConfig(BaseModel):
     """MLflow experiment."""
     seed: int = Field(0, ge=0)
     """Seed of splits, training and intervals."""
+    recipe: str = Field("", exclude=True)
+    """What runs are shown to come from; empty: the recipe file's name."""
     traces_parts: int = Field(1, ge=1, le=MAX_PARTS)
     """Tasks that ask the teachers at the same time, each for its share of the pairs."""
     benchmark_parts: int = Field(1, ge=1, le=MAX_PARTS)
@@ -203,7 +205,8 @@ def load_recipe(recipe: str, settings: Iterable[str] = ()) -> RunConfig:
 
     Raises InvalidInput naming every value that is wrong, and for an unknown key the closest known one.
     """
-    values = _read(recipe_path(recipe))
+    path = recipe_path(recipe)
+    values = {"recipe": path.stem} | _read(path)
     for setting in settings:
         _apply(values, setting)
     return _validated(values, f"recipe {recipe}")

@@ -125,6 +125,7 @@ def build(placement: Placement | None = None) -> Any:
                 traces_parts=traces_parts,
                 benchmark_parts=benchmark_parts,
                 scheduled=where.scheduled,
+                run_name=where.run_name,
                 placement=where.constants,
                 **of_run,
                 **shared,

@@ -3,19 +3,17 @@
 Kubeflow Pipelines takes them where its API server keeps pipelines in Kubernetes (from 2.14 on, off by default).
 """
 
-import hashlib
 import re
 import tempfile
 from pathlib import Path
 
 from components.core.errors import InvalidInput
-from pipeline.compiler import arguments_for, pipeline_for
+from pipeline.compiler import HASH_CHARS, arguments_for, pipeline_for, version_hash, with_version
 from pipeline.config import RunConfig
 from pipeline.dag import NAME
 from pipeline.profile import Profile
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-HASH_CHARS = 12
 MAX_NAME_CHARS = 63 - HASH_CHARS - 1  # the version's name fits into a label too
 
 
@@ -55,5 +53,5 @@ def gitops_manifests(config: RunConfig, profile: Profile, pipeline_name: str = N
             kubernetes_manifest_options=options,
         )
         data = path.read_bytes()
-    known = f"{pipeline_name}-{hashlib.sha256(data).hexdigest()[:HASH_CHARS]}"
-    return data.replace(unknown.encode(), known.encode())
+    known = f"{pipeline_name}-{version_hash(data)}"
+    return with_version(data).replace(unknown.encode(), known.encode())

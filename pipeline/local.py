@@ -19,10 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.adapters import origin
+from components.adapters.stage import RUN_ID_VARIABLE, RUN_NAME_VARIABLE
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.manifest import Manifest
 from pipeline.config import RunConfig
 from pipeline.execute import PARAMETERS_FILE, TASK_OUTPUTS
+from pipeline.revision import revision
 
 STAGES = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
 SHOWN = ("preflight", *STAGES)
@@ -229,8 +232,10 @@ def _python_environment() -> dict[str, str]:
 
 def _task_environment(run: Run, directory: Path) -> dict[str, str]:
     return {
-        "REASRM_RUN_ID": run.run_id,
-        "REASRM_RUN_NAME": run.run_id,
+        RUN_ID_VARIABLE: run.run_id,
+        RUN_NAME_VARIABLE: run.run_id,
+        origin.RECIPE: run.recipe,
+        origin.COMMIT: revision(),
         "REASRM_STATUS": str(run.folder / "status"),
         "REASRM_LOGS": str(run.folder / "logs"),
         "REASRM_WORKDIR": str(directory / "work"),
@@ -279,7 +284,7 @@ def _stop(run: Run, process: "subprocess.Popen[bytes]") -> None:
 
 def _close_tracking(run: Run, environment: Mapping[str, str]) -> None:
     """Close the pipeline's run in MLflow where the exit handler had no chance to."""
-    from components.adapters.tracking import finish_parent
+    from components.adapters.pipeline_run import finish_parent
 
     os.environ.update(environment)
     finish_parent(run.run_id, run.config.experiment, "KILLED", {})

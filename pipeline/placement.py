@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from components.adapters import origin
 from components.core.errors import InvalidInput
 from components.core.records import explain
 from pipeline.profile import KEYS, Image, Profile, Secret
@@ -62,6 +63,8 @@ TRAINING = ("sft", "grpo")
 TEACHING = ("traces_part", "traces")
 PENDING_HOURS = 7 * 24
 """How long all attempts at a task may wait for a machine, together."""
+NO_VERSION = "reasrm-000000000000"
+"""What stands for the pipeline's version until it is known: the version is a hash of all the rest."""
 MAX_PARALLEL = 4
 """Tasks of a loop that run at the same time."""
 
@@ -77,6 +80,10 @@ class Placement(Protocol):
     def scheduled(self) -> str:
         """What becomes the time that a schedule started the run for; kfp.local does not know KFP's placeholder."""
 
+    @property
+    def run_name(self) -> str:
+        """What becomes the name of the run; empty where the environment has it."""
+
     def place(self, name: str, task: Any, of_run: Mapping[str, Any]) -> Any:
         """Place a task and return it; `of_run` are the run's parameters by name."""
 
@@ -90,6 +97,8 @@ class OnKubernetes:
     """Whether a teacher generates in its task, which then needs a machine for training."""
     redo: bool = False
     """Whether KFP's cache is off."""
+    recipe: str = ""
+    """What the run is shown to come from."""
 
     @property
     def constants(self) -> str:
@@ -103,6 +112,13 @@ class OnKubernetes:
 
         return str(dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER)
 
+    @property
+    def run_name(self) -> str:
+        """KFP's placeholder."""
+        from kfp import dsl
+
+        return str(dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
+
     def place(self, name: str, task: Any, of_run: Mapping[str, Any]) -> Any:
         """Apply a row of the table to a task and return the task; `of_run` are the run's parameters by name."""
         from kfp import kubernetes
@@ -112,7 +128,14 @@ class OnKubernetes:
             needs = replace(needs, image="train", machine=True)
         launches = name in TRAINING and profile.training == "trainjob"
         on_machine = needs.machine and not launches
-        task.set_container_image(profile.image("stage" if launches else needs.image))
+        image = profile.image("stage" if launches else needs.image)
+        task.set_container_image(image)
+        for variable, value in (
+            (origin.IMAGE, image),
+            (origin.RECIPE, self.recipe),
+            (origin.PIPELINE_VERSION, NO_VERSION),
+        ):
+            task.set_env_variable(variable, value)  # none of them is in the key of KFP's cache
         if on_machine:
             self._on_machine(task, of_run)
         else:
@@ -173,6 +196,7 @@ class Here:
 
     constants = ""
     scheduled = ""
+    run_name = ""
 
     def place(self, name: str, task: Any, of_run: Mapping[str, Any]) -> Any:
         """Leave a task where it is; nothing is cached, a stage knows its finished work itself."""

@@ -6,6 +6,7 @@ It also gives digests of the stages' code and of what they read, by which KFP's 
 import dataclasses
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.adapters import kubernetes
 from components.adapters.entry import kfp_task, parse_settings
+from components.adapters.origin import OF_RUN, origin_tags
 from components.adapters.progress import Progress
 from components.adapters.registry import MODEL_TAG, PAIRS_TAG, find_artifact
-from components.adapters.stage import content_of, name_work
+from components.adapters.stage import RUN_ID_VARIABLE, RUN_NAME_VARIABLE, content_of, name_work
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from pipeline.checks import endpoints, machines, objects, permissions, secrets, sources, store, tracker
 from pipeline.checks.demand import Demand, demand_of_run
@@ -70,6 +72,7 @@ class Found(NamedTuple):
 def preflight(parameters: Mapping[str, Any]) -> Found:
     """Do the work of the KFP task; `parameters` are all that it gets. Ends the process with the error's exit code."""
     with kfp_task("preflight"):
+        _open_run(parameters)
         day = due_day(parameters["data_until"], parameters["scheduled"])
         parameters = {**parameters, "data_until": day}
         parameters, starts = pin(parameters)
@@ -77,6 +80,16 @@ def preflight(parameters: Mapping[str, Any]) -> Found:
         digests = {stage: contents[stage] for stage in STAGES if stage in Found._fields}
         job = training_job(parameters["placement"], parameters)
         return Found(**digests, **starts, data_until=day, training_job=job)
+
+
+def _open_run(parameters: Mapping[str, Any]) -> None:
+    """Begin the run in MLflow, under its name and with its origin; the stages would, but may all be cached."""
+    from components.adapters.pipeline_run import open_parent
+
+    run_id = os.environ.get(RUN_ID_VARIABLE, "")
+    if run_id:
+        name = os.environ.get(RUN_NAME_VARIABLE) or parameters.get("run_name") or run_id
+        open_parent(run_id, name, parameters["experiment"], origin_tags(OF_RUN))
 
 
 def pin(parameters: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str]]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from components.adapters.pipeline_run import ensure_experiment, ensure_parent, name_root, of_run, search_task
 from components.adapters.spool import (
     BATCHED,
     MAX_PARAMS_OR_TAGS,
@@ -40,7 +41,6 @@ from components.adapters.tracking import (
     load,
     quoted,
     search_model,
-    search_parent,
 )
 from components.core.redact import redact
 
@@ -89,17 +89,19 @@ class Delivery:
     def _open(self, op: Op) -> None:
         data = op.data
         self.history, self.params = {}, None
-        if attached := self._attached(data["attach"]):
-            run, reused = attached, True
-            tags = {"reasrm.run_id": data["run_id"], "reasrm.stage": data["stage"]} | data["tags"]
+        tags = {"reasrm.run_id": data["run_id"], "reasrm.stage": data["stage"], "reasrm.role": "stage"} | data["tags"]
+        run, reused = self._attached(data["attach"]), True
+        if run is not None:
+            name_root(self.client, run, data["run_id"], of_run(tags))
         else:
-            experiment_id = self._experiment(data["experiment"])
-            parent = self._parent(experiment_id, data)
-            tags = {"mlflow.parentRunId": parent, "reasrm.run_id": data["run_id"], "reasrm.stage": data["stage"]}
-            tags |= {"reasrm.role": "stage"} | data["tags"]
-            query = f"tags.`mlflow.parentRunId` = {quoted(parent)} AND tags.`reasrm.stage` = {quoted(data['stage'])}"
+            experiment_id = ensure_experiment(self.client, data["experiment"])
+            parent = ensure_parent(self.client, experiment_id, data["run_id"], data["run_name"], of_run(tags))
+            query = f"tags.`reasrm.run_id` = {quoted(data['run_id'])} AND tags.`reasrm.stage` = {quoted(data['stage'])}"
             found = self.client.search_runs([experiment_id], query)
-            run, reused = (found[0], True) if found else (self._create(experiment_id, op, tags, data["stage"]), False)
+            run = found[0] if found else search_task(self.client, parent, data["stage"])
+            if run is None:
+                tags["mlflow.parentRunId"] = parent.info.run_id
+                run, reused = self._create(experiment_id, op, tags, data["stage"]), False
         info = run.info
         if reused:
             self._reopen(run, tags)
@@ -126,34 +128,8 @@ class Delivery:
             logger.warning("MLFLOW_RUN_ID is %s, which this server does not know", run_id)
             return None
 
-    def _experiment(self, name: str) -> str:
-        known = self.client.get_experiment_by_name(name)
-        if known is None:
-            try:
-                return str(self.client.create_experiment(name))
-            except self.mlflow.MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                known = self.client.get_experiment_by_name(name)
-        if known.lifecycle_stage == "deleted":
-            self.client.restore_experiment(known.experiment_id)
-        return str(known.experiment_id)
-
     def _create(self, experiment_id: str, op: Op, tags: dict[str, str], name: str) -> Any:
         return self.client.create_run(experiment_id, start_time=op.time, tags=tags, run_name=name)
-
-    def _parent(self, experiment_id: str, data: dict[str, Any]) -> str:
-        """Return the pipeline run's id; of two that were created at once, the younger one goes."""
-        parent = search_parent(self.client, experiment_id, data["run_id"])
-        if parent is None:
-            tags = {"reasrm.run_id": data["run_id"], "reasrm.role": "pipeline"}
-            mine = self.client.create_run(experiment_id, tags=tags, run_name=data["run_name"])
-            parent = search_parent(self.client, experiment_id, data["run_id"]) or mine
-            if parent.info.run_id != mine.info.run_id:
-                self.client.delete_run(mine.info.run_id)
-        elif parent.info.status != "RUNNING":
-            self.client.update_run(parent.info.run_id, status="RUNNING")
-        return str(parent.info.run_id)
 
     def _reopen(self, run: Any, tags: dict[str, str]) -> None:
         new = {key: value for key, value in tags.items() if run.data.tags.get(key) != value}
@@ -280,7 +256,7 @@ class Delivery:
                 mine,
                 re.sub(r"[/:.%\"']", "-", data["name"]),
                 run_id,
-                tags | {"mlflow.model.isExternal": "true"},
+                tags | data.get("tags", {}) | {"mlflow.model.isExternal": "true"},
                 data.get("params", {}),
                 data["model_type"],
             )

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from components.adapters import launch, ranks
 from components.adapters.follow import follow_stage
-from components.adapters.stage import RUN_ID_VARIABLE, StageResult, run_stage, stopping_cleanly
+from components.adapters.stage import RUN_ID_VARIABLE, RUN_NAME_VARIABLE, StageResult, run_stage, stopping_cleanly
 from components.core.errors import InvalidInput, ReasrmError, exit_code
 from components.core.manifest import Manifest
 from components.core.redact import RedactFilter, redact
@@ -169,7 +169,7 @@ def _run(
             artifact_root=root,
             experiment=experiment,
             run_id=run_id,
-            run_name=os.environ.get("REASRM_RUN_NAME", ""),
+            run_name=os.environ.get(RUN_NAME_VARIABLE, ""),
             launcher=launcher,
             content=content,
         )

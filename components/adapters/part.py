@@ -26,6 +26,7 @@ from components.adapters.entry import kfp_task, parse_settings, read_manifest, r
 from components.adapters.progress import Progress
 from components.adapters.stage import (
     COPIES,
+    RUN_NAME_VARIABLE,
     Stopped,
     check_content,
     describe_work,
@@ -125,7 +126,7 @@ def run_component_part(
                 artifact_root=artifact_root,
                 experiment=experiment,
                 run_id=run_id_of(""),  # A part has no output that would lie below the run's id.
-                run_name=os.environ.get("REASRM_RUN_NAME", ""),
+                run_name=os.environ.get(RUN_NAME_VARIABLE, ""),
                 content=content,
             )
         logger.info("%s %s: %s", stage, part, summary)

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 WORKDIR_VARIABLE = "REASRM_WORKDIR"
 RUN_ID_VARIABLE = "REASRM_RUN_ID"
+RUN_NAME_VARIABLE = "REASRM_RUN_NAME"
 KEY_LENGTH = 20
 COPIES = ("inputs", "sources", "base", "judges")
 """Folders of a stage's working folder with nothing in them that does not lie in S3 or on a hub too."""
@@ -226,8 +227,7 @@ def run_stage(
             describe_work(work, tracking)
             committed = work.committed()
             if committed is not None:
-                tracking.set_tags({"reasrm.reused": "true"})
-                tracking.log_output(committed)
+                tracking.log_reused(committed)
                 progress.end("reused", str(committed.statistics.get("summary", "")), uri=work.uri)
                 return StageResult(committed, reused=True)
             statistics, output = work.run(work.workdir / "output", tracking, progress)
@@ -270,12 +270,17 @@ def describe_work(work: Work, tracking: "StageRun") -> None:
     """Tell MLflow what this work is and what it reads."""
     tracking.set_tags({"reasrm.run_key": work.key, "reasrm.code_version": work.version})
     tracking.log_params({work.stage: work.settings.model_dump(mode="json")})
-    for name, parent in work.inputs.items():
-        tracking.log_input(name, parent, context=work.stage)
-        if parent.kind == "model":
-            tracking.use_model(parent.digest, name=name, uri=parent.uri)
+    describe_inputs(work.stage, work.inputs, tracking)
     for source in work.sources or ():
         tracking.log_source(str(source["uri"]), str(source["sha256"]))
+
+
+def describe_inputs(stage: str, inputs: Mapping[str, Manifest], tracking: "StageRun") -> None:
+    """Tell MLflow which artifacts a stage reads."""
+    for name, parent in inputs.items():
+        tracking.log_input(name, parent, context=stage)
+        if parent.kind == "model":
+            tracking.use_model(parent.digest, name=name, uri=parent.uri)
 
 
 def _result_of(work: Work) -> Manifest:

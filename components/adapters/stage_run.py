@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from components.adapters.origin import origin_tags, source_tags
 from components.adapters.spool import (
     MAX_PARAMS_OR_TAGS,
     MAX_POINTS,
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 FINISH_SECONDS = 10.0
 STALLED_SECONDS = 4.5
 UNREACHABLE_SECONDS = 3.0
+SOURCE = "source"
+"""Context of a dataset that no stage made."""
 MODEL_TYPE = "reasoning-reward-model"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -46,6 +49,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 class StageRun:
     """One stage's run in MLflow; made by `open_stage_run`. Nothing here raises or waits because of MLflow."""
 
+    origin: Mapping[str, str]
+    """Tags that say which pipeline run this belongs to and where that comes from; see `origin.origin_tags`."""
     spool: Spool
     open_seq: int
     worker: "subprocess.Popen[bytes] | None"
@@ -88,7 +93,7 @@ class StageRun:
         """Link something from outside that the stage read: a preference file, recorded traces, a base model."""
         name = uri.rstrip("/").rpartition("/")[2]
         dataset = {"name": name, "uri": uri, "digest": digest, "profile": {}}
-        self._append("input", {"dataset": dataset, "context": "source"})
+        self._append("input", {"dataset": dataset, "context": SOURCE})
 
     def log_output(self, manifest: Manifest) -> None:
         """Record the artifact that the stage made: tags, its manifest, its statistics as metrics `stat.*`."""
@@ -96,6 +101,14 @@ class StageRun:
         self.log_metrics(numeric_leaves(manifest.statistics, "stat."))
         output = {"output_uri": manifest.uri, "output_digest": manifest.digest, "run_key": manifest.run_key}
         self.set_tags({f"reasrm.{key}": value for key, value in output.items()})
+
+    def log_reused(self, manifest: Manifest, why: str = "an earlier run had made it") -> None:
+        """Record that the stage did nothing, as its artifact was there; `why` stands in the run's description."""
+        note = f"Nothing was done here: {why}.\n\n`{manifest.uri}`"
+        self.set_tags({"reasrm.reused": "true", "mlflow.note.content": note})
+        self.log_output(manifest)
+        if manifest.kind == "model":
+            self.log_model(manifest.stage, manifest.uri, manifest.digest)
 
     def log_model(
         self,
@@ -112,8 +125,8 @@ class StageRun:
         Returns the reference for `use_model` and `log_scores`, which is the digest: MLflow's own id is only known
         once MLflow was reached.
         """
-        model = {"name": name, "uri": manifest_uri, "digest": digest, "model_type": model_type}
-        self._append("model", model | {"params": flatten(params or {}), "step": step or 0})
+        model = {"name": name, "uri": manifest_uri, "digest": digest, "model_type": model_type, "step": step or 0}
+        self._append("model", model | {"params": flatten(params or {}), "tags": self.origin})
         return digest
 
     def use_model(self, model: str, *, name: str = "model", uri: str = "") -> None:
@@ -171,18 +184,20 @@ def open_stage_run(
 ) -> StageRun:
     """Open a stage's run below its pipeline run, or again if the stage is retried.
 
-    Under KFP's MLflow plugin (MLFLOW_RUN_ID is set) the stage's run is the one that the plugin made. Without
-    MLFLOW_TRACKING_URI everything stays in `workdir/tracking` until `replay`.
+    Where KFP's MLflow plugin has made a run for the stage (MLFLOW_RUN_ID names it, or it is found by its name), that is
+    the one. Without MLFLOW_TRACKING_URI everything stays in `workdir/tracking` until `replay`.
     """
     spool = Spool.open(workdir / "tracking")
+    origin = {"reasrm.run_id": run_id, **origin_tags()}
     names = {"run_id": run_id, "run_name": run_name, "stage": stage, "experiment": experiment}
+    tags = {**origin, **source_tags(stage), **tags}
     cleaned = {clean_key(key): cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
     attach = {"attach": os.environ.get("MLFLOW_RUN_ID", "")}
     seq = spool.append("open", names | attach | {"tags": cleaned}).seq
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         logger.warning("tracking: MLFLOW_TRACKING_URI is not set; metrics and lineage stay in %s", spool.directory)
-        return StageRun(spool, seq, None)
-    return StageRun(spool, seq, _start_worker(spool.directory))
+        return StageRun(origin, spool, seq, None)
+    return StageRun(origin, spool, seq, _start_worker(spool.directory))
 
 
 def replay(workdir: Path, timeout_seconds: float = 60.0) -> int:

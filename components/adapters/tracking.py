@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from components.adapters.spool import MAX_PARAMS_OR_TAGS, MAX_TAG_CHARS, clean_key, cut, flatten
+from components.adapters.spool import MAX_TAG_CHARS, cut
 from components.adapters.stage_run import StageRun, Status, open_stage_run, replay
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.redact import redact
@@ -31,12 +31,10 @@ __all__ = [
     "find_outputs",
     "find_run",
     "find_versions",
-    "finish_parent",
     "get_alias",
     "get_version",
     "list_runs",
     "list_versions",
-    "log_parent_params",
     "model_tags",
     "open_stage_run",
     "register_version",
@@ -44,7 +42,6 @@ __all__ = [
     "run_tags",
     "set_alias",
     "tag_model",
-    "tag_parent",
     "tag_version",
 ]
 
@@ -131,7 +128,7 @@ def http_status(error: Any) -> int:
     return 503 if isinstance(error, OSError) else 400
 
 
-def _call(what: str, work: Callable[[Any], T]) -> T | None:
+def call(what: str, work: Callable[[Any], T]) -> T | None:
     """Run direct calls; None if the thing does not exist. Raises Transient or InvalidInput."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
@@ -176,21 +173,14 @@ def search_model(client: Any, reference: str, prefer: str = "", only: str = "") 
     return min(found, key=rank, default=None)
 
 
-def search_parent(client: Any, experiment_id: str, run_id: str) -> Any | None:
-    """Return the MLflow run of a pipeline run: the oldest, should two stages have made one at the same time."""
-    query = f"tags.`reasrm.run_id` = {quoted(run_id)} AND tags.`reasrm.role` = 'pipeline'"
-    found = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"])
-    return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
-
-
 def find_model(reference: str) -> ModelInfo | None:
     """Return the LoggedModel of a manifest, by digest or uri. Raises Transient or InvalidInput."""
-    return _model(_call(f"looking up model {reference}", lambda client: search_model(client, reference)))
+    return _model(call(f"looking up model {reference}", lambda client: search_model(client, reference)))
 
 
 def find_logged_model(model_id: str) -> ModelInfo | None:
     """Return a LoggedModel by MLflow's id, or None. Raises Transient or InvalidInput."""
-    return _model(_call(f"reading logged model {model_id}", lambda client: client.get_logged_model(model_id)))
+    return _model(call(f"reading logged model {model_id}", lambda client: client.get_logged_model(model_id)))
 
 
 def _model(model: Any) -> ModelInfo | None:
@@ -215,7 +205,7 @@ def find_run(digest: str) -> str | None:
         found = client.search_runs(all_experiments(client), query, max_results=1)
         return str(found[0].info.run_id) if found else None
 
-    return _call(f"looking up the run that made {digest}", work)
+    return call(f"looking up the run that made {digest}", work)
 
 
 def find_outputs(run_id: str, tag: str = "reasrm.run_id") -> list[StageOutput]:
@@ -242,7 +232,7 @@ def find_outputs(run_id: str, tag: str = "reasrm.run_id") -> list[StageOutput]:
             if "reasrm.output_uri" in tags and "reasrm.part" not in tags
         ]
 
-    return _call(f"looking up run {run_id}", work) or []
+    return call(f"looking up run {run_id}", work) or []
 
 
 def find_versions(digest: str) -> list[VersionInfo]:
@@ -253,12 +243,12 @@ def find_versions(digest: str) -> list[VersionInfo]:
         exact = [_version(client.get_model_version(one.name, one.version)) for one in found]
         return sorted(exact, key=lambda one: (one.name, int(one.version)))
 
-    return _call(f"looking up versions of the model {digest}", work) or []
+    return call(f"looking up versions of the model {digest}", work) or []
 
 
 def run_tags(mlflow_run_id: str) -> dict[str, str] | None:
     """Return the tags of a run, or None if there is no such run. Raises Transient or InvalidInput."""
-    return _call(f"reading run {mlflow_run_id}", lambda client: dict(client.get_run(mlflow_run_id).data.tags))
+    return call(f"reading run {mlflow_run_id}", lambda client: dict(client.get_run(mlflow_run_id).data.tags))
 
 
 def find_output(mlflow_run_id: str) -> str | None:
@@ -287,7 +277,7 @@ def list_versions() -> list[VersionInfo]:
     def work(client: Any) -> list[VersionInfo]:
         return [_version(one) for one in _all_pages(client.search_model_versions)]
 
-    return _call("listing the registered versions", work) or []
+    return call("listing the registered versions", work) or []
 
 
 def list_runs() -> list[RunInfo]:
@@ -301,7 +291,7 @@ def list_runs() -> list[RunInfo]:
                 found.setdefault(run.data.tags["reasrm.run_id"], []).append(run)
         return sorted((_run(name, runs) for name, runs in found.items()), key=lambda run: (-run.started, run.run_id))
 
-    return _call("listing the runs", work) or []
+    return call("listing the runs", work) or []
 
 
 def _run(name: str, runs: list[Any]) -> RunInfo:
@@ -312,12 +302,12 @@ def _run(name: str, runs: list[Any]) -> RunInfo:
         if "reasrm.stage" in one and "reasrm.run_key" in one
     }
     uris = {one["reasrm.output_uri"] for one in tags if one.get("reasrm.output_uri")}
-    uris |= {uri for run in runs for given in run.inputs.dataset_inputs if (uri := _uri_of(given.dataset.source))}
+    uris |= {uri for run in runs for given in run.inputs.dataset_inputs if (uri := uri_of(given.dataset.source))}
     started, running = min(run.info.start_time for run in runs) / 1000, any(r.info.status == "RUNNING" for r in runs)
     return RunInfo(name, started, running, tuple(sorted(works)), tuple(sorted(uris)))
 
 
-def _uri_of(source: str) -> str:
+def uri_of(source: str) -> str:
     """Return the uri in a dataset's source as `delivery` writes it; empty for one of another's."""
     try:
         return str(json.loads(source)["uri"])
@@ -386,7 +376,7 @@ def register_version(
         client.delete_model_version(name, made.version)
         return oldest
 
-    version = _call(f"registering {name}", work)
+    version = call(f"registering {name}", work)
     if version is None:
         raise InvalidInput(f"registering {name}: MLflow does not know run {run_id} or model {model_id}")
     return version
@@ -419,18 +409,18 @@ def tag_version(name: str, version: str, tags: Mapping[str, str | None]) -> None
             client.delete_model_version_tag(name, version, key)
         return True
 
-    if _call(f"tagging {name}/{version}", work) is None:
+    if call(f"tagging {name}/{version}", work) is None:
         raise InvalidInput(f"tagging {name}/{version}: there is no such version")
 
 
 def describe_version(name: str, version: str, description: str) -> None:
     """Replace a version's description. Raises Transient or InvalidInput."""
-    _call(f"describing {name}/{version}", lambda client: client.update_model_version(name, version, description))
+    call(f"describing {name}/{version}", lambda client: client.update_model_version(name, version, description))
 
 
 def model_tags(name: str) -> dict[str, str] | None:
     """Return the tags of a registered model, or None if there is no such model. Raises Transient or InvalidInput."""
-    return _call(f"reading {name}", lambda client: dict(client.get_registered_model(name).tags))
+    return call(f"reading {name}", lambda client: dict(client.get_registered_model(name).tags))
 
 
 def tag_model(name: str, tags: Mapping[str, str]) -> None:
@@ -441,13 +431,13 @@ def tag_model(name: str, tags: Mapping[str, str]) -> None:
             client.set_registered_model_tag(name, key, value)
         return True
 
-    if _call(f"tagging {name}", work) is None:
+    if call(f"tagging {name}", work) is None:
         raise InvalidInput(f"tagging {name}: MLflow's registry has no such model")
 
 
 def delete_alias(name: str, alias: str) -> None:
     """Take an alias away; one that is not there is no error. Raises Transient or InvalidInput."""
-    _call(f"taking alias {alias} from {name}", lambda client: client.delete_registered_model_alias(name, alias))
+    call(f"taking alias {alias} from {name}", lambda client: client.delete_registered_model_alias(name, alias))
 
 
 def set_alias(name: str, alias: str, version: str) -> None:
@@ -457,13 +447,13 @@ def set_alias(name: str, alias: str, version: str) -> None:
         client.set_registered_model_alias(name, alias, version)
         return True
 
-    if _call(f"moving alias {alias} of {name} to version {version}", work) is None:
+    if call(f"moving alias {alias} of {name} to version {version}", work) is None:
         raise InvalidInput(f"moving alias {alias}: {name} has no version {version}")
 
 
 def get_alias(name: str, alias: str) -> VersionInfo | None:
     """Return the version that an alias points to, or None. Raises Transient or InvalidInput."""
-    version = _call(f"reading {name}@{alias}", lambda client: client.get_model_version_by_alias(name, alias))
+    version = call(f"reading {name}@{alias}", lambda client: client.get_model_version_by_alias(name, alias))
     return None if version is None else _version(version)
 
 
@@ -477,55 +467,4 @@ def get_version(name: str, version: str) -> VersionInfo | None:
             number = str(max((int(v.version) for v in found), default=""))
         return _version(client.get_model_version(name, number)) if number else None
 
-    return _call(f"reading {name}/{version}", work)
-
-
-def _on_parent(what: str, run_id: str, experiment: str, work: Callable[[Any, str], None]) -> bool:
-    """Do something to a pipeline run's MLflow run; False, with a warning, if that was not possible."""
-
-    def find(client: Any) -> bool:
-        known = client.get_experiment_by_name(experiment)
-        parent = search_parent(client, known.experiment_id, run_id) if known else None
-        if parent is not None:
-            work(client, parent.info.run_id)
-        return parent is not None
-
-    try:
-        return bool(_call(what, find))
-    except ReasrmError as error:
-        logger.warning("tracking: %s", error)
-        return False
-
-
-def finish_parent(run_id: str, experiment: str, status: Status, tags: Mapping[str, str]) -> bool:
-    """Close the run of the whole pipeline, for the exit handler; best effort, True if it is done."""
-
-    def work(client: Any, parent: str) -> None:
-        for key, value in tags.items():
-            client.set_tag(parent, clean_key(key), cut(str(value), MAX_TAG_CHARS))
-        client.set_terminated(parent, status)
-
-    return _on_parent(f"closing run {run_id}", run_id, experiment, work)
-
-
-def tag_parent(run_id: str, experiment: str, tags: Mapping[str, str]) -> bool:
-    """Tag the run of the whole pipeline; best effort, True if it is done."""
-
-    def work(client: Any, parent: str) -> None:
-        for key, value in tags.items():
-            client.set_tag(parent, clean_key(key), cut(str(value), MAX_TAG_CHARS))
-
-    return _on_parent(f"tagging run {run_id}", run_id, experiment, work)
-
-
-def log_parent_params(run_id: str, experiment: str, params: Mapping[str, Any]) -> bool:
-    """Record a pipeline run's settings on its MLflow run; values once recorded stay. Best effort."""
-
-    def work(client: Any, parent: str) -> None:
-        entities = load().entities
-        known = client.get_run(parent).data.params
-        new = [entities.Param(key, value) for key, value in flatten(params).items() if key not in known]
-        for start in range(0, len(new), MAX_PARAMS_OR_TAGS):
-            client.log_batch(parent, params=new[start : start + MAX_PARAMS_OR_TAGS])
-
-    return _on_parent(f"recording the settings of run {run_id}", run_id, experiment, work)
+    return call(f"reading {name}/{version}", work)

@@ -61,6 +61,7 @@ def _register(config: Config, evidence: Evidence, decision: Decision, output: Ou
         "reasrm.publish_uri": output.uri,
         "reasrm.base_model": str(evidence.manifests["sft"].config.get("base_model", "")),
     }
+    tags |= output.tracking.origin
     tags |= {f"reasrm.{name}_uri": ancestor.uri for name, ancestor in evidence.lineage.items()}
     tags |= {f"reasrm.gate.{check.name.replace(' ', '_')}": check.text for check in decision.checks}
     if decision.reasons:

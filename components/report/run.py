@@ -1,18 +1,20 @@
-"""Closing a pipeline run: its final status and its main parameters go to MLflow."""
+"""Closing a pipeline run: its final status and its main parameters go to MLflow, and what KFP's cache gave to it."""
 
 import logging
 import os
 from collections.abc import Mapping
 
-from components.adapters import tracking
+from components.adapters import pipeline_run
 from components.adapters.entry import kfp_task
 from components.adapters.stage import RUN_ID_VARIABLE
+from components.adapters.tracking import Status
 from components.core.redact import redact
+from components.report.cached import record_cached
 
 logger = logging.getLogger("reasrm")
 
 # KFP's words (of ML Metadata) and those of kfp.local. KFP before 2.17 leaves the group that has a loop in it RUNNING.
-STATUSES: Mapping[str, tracking.Status] = {
+STATUSES: Mapping[str, Status] = {
     "COMPLETE": "FINISHED",
     "CACHED": "FINISHED",
     "SUCCEEDED": "FINISHED",
@@ -30,12 +32,15 @@ def close(run_id: str, experiment: str, state: str, error: str | None, settings:
     with kfp_task("report"):
         run_id = os.environ.get(RUN_ID_VARIABLE) or run_id
         status, tags = outcome(state, error)
-        tracking.log_parent_params(run_id, experiment, settings)
-        recorded = tracking.finish_parent(run_id, experiment, status, tags)
+        cached = record_cached(run_id, experiment)
+        if cached:
+            logger.info("KFP took these from its cache: %s", ", ".join(cached))
+        pipeline_run.log_parent_params(run_id, experiment, settings)
+        recorded = pipeline_run.finish_parent(run_id, experiment, status, tags)
         logger.info("run %s: %s, %s in MLflow", run_id, status, "recorded" if recorded else "not recorded")
 
 
-def outcome(state: str, error: str | None) -> tuple[tracking.Status, dict[str, str]]:
+def outcome(state: str, error: str | None) -> tuple[Status, dict[str, str]]:
     """Return MLflow's word for how a pipeline ended, and what its run is tagged with."""
     tags = {"reasrm.error": redact(error)} if error else {}
     if state in UNTOLD and not error:

@@ -1,6 +1,5 @@
 """Submit a compiled pipeline: its content becomes a version once, and each submission one run of that version."""
 
-import hashlib
 import json
 import tempfile
 import uuid
@@ -12,6 +11,7 @@ from typing import Any
 from components.core.errors import InvalidInput, Transient
 from pipeline.client import endpoint
 from pipeline.client.endpoint import Kfp, Uncertain
+from pipeline.compiler import version_hash
 from pipeline.config import MAX_PARAMETER_BYTES, RunConfig
 
 RECENT = 20
@@ -46,7 +46,7 @@ class Outlook:
 
 def content_name(package: bytes, pipeline_name: str) -> str:
     """Return the name of the version that holds this package: equal content has equal names."""
-    return f"{pipeline_name}-{hashlib.sha256(package).hexdigest()[:12]}"
+    return f"{pipeline_name}-{version_hash(package)}"
 
 
 def submit(

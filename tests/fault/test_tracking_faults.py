@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from components.adapters import tracking
+from components.adapters.pipeline_run import finish_parent
 from components.adapters.spool import read_state
 from components.core.errors import InvalidInput, Transient
 
@@ -215,6 +216,7 @@ STAGE = """
 import os, signal, sys
 from pathlib import Path
 from components.adapters import tracking
+from components.adapters.pipeline_run import finish_parent
 run = tracking.open_stage_run(
     run_id="run-1", run_name="demo", stage="sft", experiment=sys.argv[1], workdir=Path(sys.argv[2]), tags={}
 )
@@ -290,7 +292,7 @@ def test_publishing_without_mlflow_says_that_it_can_be_tried_again(gate, name, m
     message = f"registering {name}: MLflow at http://127.0.0.1:{gate.port} does not answer; check the server"
     with pytest.raises(Transient, match=re.escape(message)):
         tracking.register_version(name, "s3://bucket/m", None, None, {"reasrm.run_key": "k"}, "")
-    assert not tracking.finish_parent("run-1", name, "FAILED", {})
+    assert not finish_parent("run-1", name, "FAILED", {})
     assert "does not answer" in caplog.text
     assert time.monotonic() - start < 2 * (LIMIT_SECONDS + 1)
 

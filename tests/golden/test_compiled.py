@@ -11,7 +11,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.core.errors import InvalidInput
-from pipeline.compiler import compile_pipeline
+from pipeline.compiler import compile_pipeline, version_hash
 from pipeline.config import SHARED, load_recipe
 from pipeline.placement import training_job
 from pipeline.profile import load_profile, profile_names
@@ -232,3 +232,21 @@ def test_a_profile_that_is_not_there_or_is_wrong_is_named(tmp_path):
     path.write_text("[machine]\ngpu = 4\n", "utf-8")
     with pytest.raises(InvalidInput, match=r"machine\.gpu"):
         load_profile(str(path))
+
+
+def test_version_is_a_hash_of_all_the_rest():
+    config = load_recipe("demo")
+    data = compile_pipeline(config, load_profile("cpu"))
+    version = f"reasrm-{version_hash(data)}"
+    spec, _ = yaml.safe_load_all(data)
+    executors = spec["deploymentSpec"]["executors"]
+    told = {
+        name: {one["name"]: one["value"] for one in executor["container"]["env"]}
+        for name, executor in executors.items()
+    }
+    assert {env["REASRM_PIPELINE_VERSION"] for env in told.values()} == {version}
+    assert {env["REASRM_RECIPE"] for env in told.values()} == {"demo"}
+    assert all(env["REASRM_IMAGE"] == executors[name]["container"]["image"] for name, env in told.items())
+    changed = compile_pipeline(load_recipe("demo", ["seed=8"]), load_profile("cpu"))
+    assert version_hash(changed) != version_hash(data)
+    assert version_hash(data.replace(version.encode(), b"reasrm-ffffffffffff")) == version_hash(data)

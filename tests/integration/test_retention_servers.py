@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from components.adapters.pipeline_run import finish_parent
 from components.adapters.stage import run_stage
-from components.adapters.tracking import finish_parent, list_runs, list_versions, register_version, replay
+from components.adapters.tracking import list_runs, list_versions, register_version, replay
 from pipeline.cli import cli
 
 

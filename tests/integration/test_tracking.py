@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from components.adapters import tracking
+from components.adapters.pipeline_run import finish_parent, log_parent_params
 from components.core.errors import InvalidInput
 from components.core.manifest import FileEntry, Manifest, Parent
 from pipeline.lineage import chain
@@ -70,13 +71,13 @@ def test_a_pipeline_run_is_one_run_with_one_nested_run_per_stage(experiment, cli
         assert runs[stage].data.tags["who"] == "test"
         assert history(client, runs[stage].info.run_id, "loss") == [(0, 1.0), (1, 0.75), (2, 0.5)]
     assert runs["demo"].info.status == "RUNNING"
-    assert tracking.log_parent_params("run-1", experiment, {"seed": 7})
-    assert tracking.log_parent_params("run-1", experiment, {"seed": 8, "more": {"x": 1}})
-    assert tracking.finish_parent("run-1", experiment, "FINISHED", {"outcome": "promoted"})
+    assert log_parent_params("run-1", experiment, {"seed": 7})
+    assert log_parent_params("run-1", experiment, {"seed": 8, "more": {"x": 1}})
+    assert finish_parent("run-1", experiment, "FINISHED", {"outcome": "promoted"})
     parent = client.get_run(runs["demo"].info.run_id)
     assert (parent.info.status, parent.data.tags["outcome"]) == ("FINISHED", "promoted")
     assert parent.data.params == {"seed": "7", "more.x": "1"}
-    assert not tracking.finish_parent("another", experiment, "FINISHED", {})
+    assert not finish_parent("another", experiment, "FINISHED", {})
 
 
 def test_a_retried_stage_goes_on_in_its_run_and_doubles_nothing(experiment, client, tmp_path):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from components.adapters import origin
 from components.adapters.kubernetes import CONFIG_MAPS, TRAIN_JOBS, TRAINING_RUNTIMES, Object, quantity
 from components.adapters.launch import STOP_VARIABLE, Job, stop_seconds
 from components.adapters.torchrun import LOG_VARIABLE
@@ -187,6 +188,8 @@ def _environment(job: Job, settings: TrainJobSettings, environment: Mapping[str,
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(max(1, int(quantity(settings.cpu)) // processes_of(job, settings))),
         **_plugin(environment),
+        **{name: environment[name] for name in origin.ASKED if environment.get(name)},
+        origin.IMAGE: settings.image,
         **job.environment,
         LOG_VARIABLE: TERMINATION_LOG,
     }

@@ -1,0 +1,202 @@
+"""The run of the whole pipeline in MLflow, below which each stage has its own.
+
+KFP's MLflow plugin makes one for each run of KFP's, with one for each task below it (some deeper: KFP's groups of tasks
+have runs too). Where it did, that tree is the one that is used; where it did not, the stages make the same.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from components.adapters.origin import OF_RUN
+from components.adapters.spool import MAX_PARAMS_OR_TAGS, MAX_TAG_CHARS, clean_key, cut, flatten
+from components.adapters.stage_run import SOURCE, Status
+from components.adapters.tracking import all_experiments, call, load, quoted, uri_of
+from components.core.errors import ReasrmError
+
+logger = logging.getLogger(__name__)
+
+PLUGIN_TAG = "kfp.pipeline_run_id"
+"""Tag of the plugin's run of the whole pipeline (KFP 2.17, backend/src/apiserver/plugins/mlflow/util.go)."""
+_SHARED = {*OF_RUN.values(), "reasrm.uncommitted"}
+
+
+def of_run(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return those tags of a stage that hold for its whole run."""
+    return {key: value for key, value in tags.items() if key in _SHARED}
+
+
+def ensure_experiment(client: Any, name: str) -> str:
+    """Return the id of the experiment of this name, which is made or brought back where it is not there."""
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        try:
+            return str(client.create_experiment(name))
+        except Exception as error:
+            if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+                raise
+            known = client.get_experiment_by_name(name)
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    return str(known.experiment_id)
+
+
+def ensure_parent(client: Any, experiment_id: str, run_id: str, name: str, tags: Mapping[str, str]) -> Any:
+    """Return a pipeline run's MLflow run, which is made where it is not there, with these tags.
+
+    Of two that are made at once, the younger one goes.
+    """
+    own = {**_names(run_id), **tags}
+    parent = _parent(client, experiment_id, run_id)
+    if parent is None:
+        mine = client.create_run(experiment_id, tags=own, run_name=name)
+        parent = _parent(client, experiment_id, run_id) or mine
+        if parent.info.run_id != mine.info.run_id:
+            client.delete_run(mine.info.run_id)
+    elif parent.info.status != "RUNNING" and not _is_plugins(parent):
+        client.update_run(parent.info.run_id, status="RUNNING")
+    _add_tags(client, parent, own)
+    return parent
+
+
+def search_parents(client: Any, run_id: str, experiment_id: str, plugins: Sequence[str]) -> list[Any]:
+    """Return the MLflow runs of a pipeline run: the plugin's in some experiments, then ours, the oldest first.
+
+    Of ours there is one, but for the moment in which two stages make one at the same time.
+    """
+    ours = f"tags.`reasrm.run_id` = {quoted(run_id)} AND tags.`reasrm.role` = 'pipeline'"
+    found: dict[str, Any] = {}
+    for where, query in (plugins, f"tags.`{PLUGIN_TAG}` = {quoted(run_id)}"), ([experiment_id], ours):
+        runs = client.search_runs(list(where), query)
+        found |= {run.info.run_id: run for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))}
+    return [run for run in found.values() if "mlflow.parentRunId" not in run.data.tags]
+
+
+def name_root(client: Any, run: Any, run_id: str, tags: Mapping[str, str]) -> None:
+    """Tag the plugin's run of the whole pipeline, which is at the top of the tree that this run is in."""
+    while above := run.data.tags.get("mlflow.parentRunId"):
+        run = client.get_run(above)
+    if _is_plugins(run):
+        _add_tags(client, run, {**_names(run_id), **tags})
+
+
+def search_task(client: Any, parent: Any, stage: str) -> Any | None:
+    """Return the run that the plugin made for a stage's task, if nobody has taken it yet; the newest of several."""
+    if not _is_plugins(parent):
+        return None
+    groups = [parent]
+    while groups:
+        group = groups.pop()
+        query = f"tags.`mlflow.parentRunId` = {quoted(group.info.run_id)}"
+        below = client.search_runs([group.info.experiment_id], query, order_by=["attributes.start_time DESC"])
+        free = [run for run in below if "reasrm.stage" not in run.data.tags]
+        for run in free:
+            if run.info.run_name == stage:
+                return run
+        groups += free
+    return None
+
+
+def open_parent(run_id: str, name: str, experiment: str, tags: Mapping[str, str]) -> bool:
+    """Open the run of the whole pipeline; best effort, True if it is there."""
+
+    def work(client: Any) -> bool:
+        return bool(ensure_parent(client, ensure_experiment(client, experiment), run_id, name, tags))
+
+    return _best_effort(f"opening run {run_id}", work)
+
+
+def finish_parent(run_id: str, experiment: str, status: Status, tags: Mapping[str, str]) -> bool:
+    """Close the run of the whole pipeline, for the exit handler; best effort, True if it is done.
+
+    The plugin's is tagged and left to KFP, which closes it.
+    """
+
+    def work(client: Any, parent: Any) -> None:
+        _tag(client, parent, tags)
+        if not _is_plugins(parent):
+            client.set_terminated(parent.info.run_id, status)
+
+    return _on_parent(f"closing run {run_id}", run_id, experiment, work)
+
+
+def stages_of(run_id: str) -> tuple[set[str], set[str]]:
+    """Return the stages that have a run in a pipeline run, and the uris of all artifacts that they read and made.
+
+    Raises Transient or InvalidInput.
+    """
+
+    def work(client: Any) -> tuple[set[str], set[str]]:
+        query = f"tags.`reasrm.run_id` = {quoted(run_id)} AND tags.`reasrm.role` = 'stage'"
+        runs = client.search_runs(all_experiments(client), query, max_results=1000)
+        uris = {run.data.tags.get("reasrm.output_uri", "") for run in runs}
+        given = [one for run in runs for one in run.inputs.dataset_inputs]
+        uris |= {uri_of(one.dataset.source) for one in given if SOURCE not in {tag.value for tag in one.tags}}
+        return {run.data.tags.get("reasrm.stage", "") for run in runs}, uris - {""}
+
+    return call(f"looking up the stages of run {run_id}", work) or (set(), set())
+
+
+def tag_parent(run_id: str, experiment: str, tags: Mapping[str, str]) -> bool:
+    """Tag the run of the whole pipeline; best effort, True if it is done."""
+    what = f"tagging run {run_id}"
+    return _on_parent(what, run_id, experiment, lambda client, parent: _tag(client, parent, tags))
+
+
+def log_parent_params(run_id: str, experiment: str, params: Mapping[str, Any]) -> bool:
+    """Record a pipeline run's settings on its MLflow run; values once recorded stay. Best effort."""
+
+    def work(client: Any, parent: Any) -> None:
+        entities, known = load().entities, parent.data.params
+        new = [entities.Param(key, value) for key, value in flatten(params).items() if key not in known]
+        for start in range(0, len(new), MAX_PARAMS_OR_TAGS):
+            client.log_batch(parent.info.run_id, params=new[start : start + MAX_PARAMS_OR_TAGS])
+
+    return _on_parent(f"recording the settings of run {run_id}", run_id, experiment, work)
+
+
+def _names(run_id: str) -> dict[str, str]:
+    return {"reasrm.run_id": run_id, "reasrm.role": "pipeline"}
+
+
+def _is_plugins(run: Any) -> bool:
+    return PLUGIN_TAG in run.data.tags
+
+
+def _add_tags(client: Any, run: Any, tags: Mapping[str, str]) -> None:
+    """Set the tags that a run does not have yet: stages may be of images of different commits."""
+    _tag(client, run, {key: value for key, value in tags.items() if key not in run.data.tags})
+
+
+def _tag(client: Any, run: Any, tags: Mapping[str, str]) -> None:
+    entities = load().entities
+    cleaned = {clean_key(key): cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
+    new = [entities.RunTag(key, value) for key, value in cleaned.items() if run.data.tags.get(key) != value]
+    if new:
+        client.log_batch(run.info.run_id, tags=new)
+
+
+def _parent(client: Any, experiment_id: str, run_id: str) -> Any | None:
+    return next(iter(search_parents(client, run_id, experiment_id, [experiment_id])), None)
+
+
+def _on_parent(what: str, run_id: str, experiment: str, work: Callable[[Any, Any], None]) -> bool:
+    """Do something to a pipeline run's MLflow runs; False, with a warning, if that was not possible."""
+
+    def find(client: Any) -> bool:
+        known = client.get_experiment_by_name(experiment)
+        own = str(known.experiment_id) if known else ""
+        parents = search_parents(client, run_id, own, all_experiments(client))
+        for parent in parents:
+            work(client, parent)
+        return bool(parents)
+
+    return _best_effort(what, find)
+
+
+def _best_effort(what: str, work: Callable[[Any], bool]) -> bool:
+    try:
+        return bool(call(what, work))
+    except ReasrmError as error:
+        logger.warning("tracking: %s", error)
+        return False

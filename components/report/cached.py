@@ -1,0 +1,68 @@
+"""The stages that did not run because KFP had their results in its cache: they too get a run in MLflow, which says so.
+
+KFP tells nobody. But the stages that did run know what they read, and its manifests know what they were made from; so a
+stage that must have been there and has no run is one that KFP took from its cache.
+"""
+
+import logging
+import tempfile
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.adapters.pipeline_run import stages_of
+from components.adapters.stage import describe_inputs, tracked
+from components.core.errors import ReasrmError
+from components.core.manifest import Manifest
+
+if TYPE_CHECKING:
+    from components.adapters.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+EDGES = frozenset({"pairs", "traces", "examples", "distillation", "sft", "grpo"})
+"""Names of inputs that come from a stage of the same run."""
+WHY = "KFP took the result of an earlier run from its cache"
+
+
+def record_cached(run_id: str, experiment: str) -> list[str]:
+    """Make the runs of a pipeline run's cached stages; best effort, returns the stages."""
+    from components.adapters.storage import Storage
+
+    try:
+        told, uris = stages_of(run_id)
+        storage = Storage.from_env()
+        cached = {stage: made for stage, made in _behind(uris, storage).items() if stage not in told}
+        for manifest in cached.values():
+            _record(manifest, run_id, experiment, storage)
+    except ReasrmError as error:
+        logger.warning("which stages KFP took from its cache is not recorded: %s", error)
+        return []
+    return sorted(cached)
+
+
+def _behind(uris: Iterable[str], storage: "Storage") -> dict[str, Manifest]:
+    """Return by stage what a run's work was made from; of two artifacts of one stage the nearer one."""
+    found: dict[str, Manifest] = {}
+    waiting, seen = deque(sorted(uris)), set(uris)
+    while waiting:
+        manifest = storage.open(waiting.popleft())
+        if manifest is None:
+            continue
+        found.setdefault(manifest.stage, manifest)
+        above = [parent.uri for name, parent in manifest.parents.items() if name in EDGES and parent.uri not in seen]
+        waiting += above
+        seen.update(above)
+    return found
+
+
+def _record(manifest: Manifest, run_id: str, experiment: str, storage: "Storage") -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tracked(run_id, run_id, manifest.stage, experiment, Path(folder)) as tracking,
+    ):
+        tracking.set_tags({"reasrm.cached": "kfp"})
+        inputs = {name: storage.open(parent.uri) for name, parent in manifest.parents.items()}
+        describe_inputs(manifest.stage, {name: made for name, made in inputs.items() if made}, tracking)
+        tracking.log_reused(manifest, WHY)

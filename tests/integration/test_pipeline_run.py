@@ -1,0 +1,158 @@
+"""Runs in MLflow of the whole pipeline: ours, and the tree that KFP's plugin makes."""
+
+import uuid
+
+import pytest
+
+from components.adapters import origin
+from components.adapters.pipeline_run import finish_parent, open_parent
+from components.adapters.stage_run import open_stage_run, replay
+from components.adapters.tracking import load
+from components.core.manifest import Manifest, Parent
+from components.report.cached import record_cached
+
+ORIGIN = {
+    origin.RECIPE: "weekly",
+    origin.PIPELINE_VERSION: "reasrm-0123456789ab",
+    origin.IMAGE: "registry/stage@sha256:" + "1" * 64,
+    origin.COMMIT: "c" * 40 + "-dirty",
+}
+NAMED = {
+    "reasrm.recipe": "weekly",
+    "reasrm.pipeline_version": "reasrm-0123456789ab",
+    "mlflow.source.git.commit": "c" * 40,
+    "reasrm.uncommitted": "true",
+}
+
+
+@pytest.fixture
+def run(served, monkeypatch):
+    """The names of a pipeline run and of its experiment, with an origin in the environment."""
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    for name, value in ORIGIN.items():
+        monkeypatch.setenv(name, value)
+    unique = uuid.uuid4().hex[:8]
+    return f"run-{unique}", f"experiment-{unique}"
+
+
+@pytest.fixture
+def client(served):
+    return load().MlflowClient(served.mlflow_uri)
+
+
+def do_stage(run, stage, workdir, manifest=None):
+    tracking = open_stage_run(
+        run_id=run[0], run_name="weekly 7", stage=stage, experiment=run[1], workdir=workdir / stage, tags={}
+    )
+    if manifest is not None:
+        for name, parent in manifest.parents.items():
+            tracking.log_input(name, manifest.model_copy(update={"uri": parent.uri}), stage)
+        tracking.log_output(manifest)
+        if manifest.kind == "model":
+            tracking.log_model(stage, manifest.uri, manifest.digest)
+    tracking.finish("FINISHED")
+    assert replay(workdir / stage) == 0
+    return tracking.mlflow_run_id
+
+
+def runs_of(client, experiment):
+    known = client.get_experiment_by_name(experiment)
+    return {run.info.run_name: run for run in client.search_runs([known.experiment_id])} if known else {}
+
+
+def tags_of(entity):
+    return {key: entity.tags[key] for key in NAMED if key in entity.tags}
+
+
+def commit(s3, folder, stage, kind, **parents):
+    uri = f"{s3.prefix}/{stage}/{uuid.uuid4().hex[:20]}"
+    above = {name: Parent(uri=parent.uri, digest=parent.digest) for name, parent in parents.items()}
+    manifest = Manifest(
+        kind=kind, stage=stage, uri=uri, run_key=stage[0] * 64, code_version="1", config={}, files=(), parents=above,
+        statistics={},
+    )  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    s3.storage.commit(manifest, folder)
+    return manifest
+
+
+def test_origin_stands_on_run_stage_and_model(run, client, s3, tmp_path):
+    assert open_parent(run[0], "weekly 7", run[1], origin.origin_tags(origin.OF_RUN))
+    model = commit(s3, tmp_path / "empty", "sft", "model")
+    do_stage(run, "sft", tmp_path, model)
+    runs = runs_of(client, run[1])
+    assert set(runs) == {"weekly 7", "sft"}
+    assert runs["sft"].data.tags["mlflow.parentRunId"] == runs["weekly 7"].info.run_id
+    [logged] = client.search_logged_models([runs["sft"].info.experiment_id])
+    for entity in (runs["weekly 7"].data, runs["sft"].data, logged):
+        assert tags_of(entity) == NAMED
+    assert runs["sft"].data.tags["reasrm.image"] == logged.tags["reasrm.image"] == ORIGIN[origin.IMAGE]
+    assert runs["sft"].data.tags["mlflow.source.name"] == ORIGIN[origin.IMAGE]
+    assert logged.tags["reasrm.run_id"] == run[0]
+    assert "reasrm.image" not in runs["weekly 7"].data.tags  # its stages have several
+
+
+@pytest.mark.parametrize("is_injected", [True, False])
+def test_tree_of_kfps_plugin_is_used_and_left_to_kfp(run, client, tmp_path, monkeypatch, is_injected):
+    run_id, experiment = run
+    home = client.create_experiment(experiment)
+    root = client.create_run(home, run_name="weekly 7", tags={"kfp.pipeline_run_id": run_id}).info.run_id
+    group = client.create_run(home, run_name="exit-handler-1", tags={"mlflow.parentRunId": root}).info.run_id
+    task = client.create_run(home, run_name="sft", tags={"mlflow.parentRunId": group}).info.run_id
+    if is_injected:
+        monkeypatch.setenv("MLFLOW_RUN_ID", task)
+    assert do_stage(run, "sft", tmp_path) == task
+    assert finish_parent(run_id, experiment, "FINISHED", {"reasrm.outcome": "promoted"})
+    runs = runs_of(client, experiment)
+    assert set(runs) == {"weekly 7", "exit-handler-1", "sft"}  # none was made beside it
+    assert tags_of(runs["weekly 7"].data) == NAMED
+    assert runs["weekly 7"].data.tags["reasrm.run_id"] == run_id
+    assert runs["weekly 7"].data.tags["reasrm.outcome"] == "promoted"
+    assert runs["weekly 7"].info.status == "RUNNING"
+    assert runs["sft"].data.tags["mlflow.parentRunId"] == group
+    assert runs["sft"].data.tags["reasrm.stage"] == "sft"
+
+
+def test_run_of_ours_is_closed_where_the_plugins_is_elsewhere(run, client, tmp_path):
+    run_id, experiment = run
+    elsewhere = client.create_experiment(f"{experiment}-kfp")
+    client.create_run(elsewhere, run_name="weekly 7", tags={"kfp.pipeline_run_id": run_id})
+    do_stage(run, "sft", tmp_path)
+    assert finish_parent(run_id, experiment, "FAILED", {"reasrm.error": "no"})
+    assert runs_of(client, experiment)["weekly 7"].info.status == "FAILED"
+    assert runs_of(client, f"{experiment}-kfp")["weekly 7"].info.status == "RUNNING"
+    assert runs_of(client, f"{experiment}-kfp")["weekly 7"].data.tags["reasrm.error"] == "no"
+
+
+def test_stages_that_kfp_had_in_its_cache_get_runs_that_say_so(run, client, s3, tmp_path):
+    empty = tmp_path / "empty"
+    before = commit(s3, empty, "prepare", "pairs")
+    champion = commit(s3, empty, "grpo", "model", pairs=before)
+    pairs = commit(s3, empty, "prepare", "pairs", since=before)
+    examples = commit(s3, empty, "filter", "examples", pairs=pairs)
+    tuned = commit(s3, empty, "sft", "model", examples=examples, warm_start=champion)
+    grpo = commit(s3, empty, "grpo", "model", pairs=pairs, sft=tuned)
+    do_stage(run, "grpo", tmp_path, grpo)
+    assert record_cached(*run) == ["filter", "prepare", "sft"]
+    assert record_cached(*run) == []  # a retry of the exit handler
+    runs = runs_of(client, run[1])
+    assert set(runs) == {"weekly 7", "prepare", "filter", "sft", "grpo"}
+    parent = runs["weekly 7"].info.run_id
+    made = {"prepare": pairs, "filter": examples, "sft": tuned}
+    for stage, manifest in made.items():
+        tags = runs[stage].data.tags
+        assert tags["reasrm.cached"] == "kfp"
+        assert tags["reasrm.reused"] == "true"
+        assert manifest.uri in tags["mlflow.note.content"]
+        assert (tags["reasrm.output_uri"], tags["mlflow.parentRunId"]) == (manifest.uri, parent)
+        assert runs[stage].info.status == "FINISHED"
+    assert "reasrm.cached" not in runs["grpo"].data.tags
+    [linked] = runs["filter"].inputs.dataset_inputs
+    assert (linked.dataset.name, linked.dataset.digest) == ("pairs", pairs.digest[:36])
+    assert len(runs["sft"].outputs.model_outputs) == 1
+
+
+def test_what_is_cached_is_not_asked_for_twice_when_mlflow_is_away(run, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert record_cached(*run) == []
+    assert not open_parent(run[0], "weekly 7", run[1], {})
