@@ -37,7 +37,11 @@ def origin_tags(variables: Mapping[str, str] = OF_STAGE) -> dict[str, str]:
     return tags
 
 
-def source_tags(stage: str) -> dict[str, str]:
-    """Return what MLflow's UI shows as the source of a stage's run: its image, or the program where there is none."""
-    program = f"python -m components.{stage.partition(' ')[0]}"
-    return {"mlflow.source.name": os.environ.get(IMAGE) or program, "mlflow.source.type": "LOCAL"}
+def source_tags(name: str) -> dict[str, str]:
+    """Return the tags of what MLflow's UI shows as a run's source, beside the commit."""
+    return {"mlflow.source.name": name, "mlflow.source.type": "LOCAL"}
+
+
+def source_of(stage: str) -> str:
+    """Return the source of a stage's run: its image, or the program where there is none."""
+    return os.environ.get(IMAGE) or f"python -m components.{stage.partition(' ')[0]}"

@@ -5,11 +5,12 @@ have runs too). Where it did, that tree is the one that is used; where it did no
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from components.adapters.origin import OF_RUN
-from components.adapters.spool import MAX_PARAMS_OR_TAGS, MAX_TAG_CHARS, clean_key, cut, flatten
+from components.adapters.origin import OF_RUN, RECIPE, source_tags
+from components.adapters.spool import MAX_PARAMS_OR_TAGS, MAX_TAG_CHARS, clean_key, cut, finite, flatten
 from components.adapters.stage_run import SOURCE, Status
 from components.adapters.tracking import all_experiments, call, load, quoted, uri_of
 from components.core.errors import ReasrmError
@@ -46,7 +47,7 @@ def ensure_parent(client: Any, experiment_id: str, run_id: str, name: str, tags:
 
     Of two that are made at once, the younger one goes.
     """
-    own = {**_names(run_id), **tags}
+    own = {**_names(run_id), **source_tags(f"recipe {tags.get(OF_RUN[RECIPE], 'unknown')}"), **tags}
     parent = _parent(client, experiment_id, run_id)
     if parent is None:
         mine = client.create_run(experiment_id, tags=own, run_name=name)
@@ -143,14 +144,27 @@ def tag_parent(run_id: str, experiment: str, tags: Mapping[str, str]) -> bool:
     return _on_parent(what, run_id, experiment, lambda client, parent: _tag(client, parent, tags))
 
 
-def log_parent_params(run_id: str, experiment: str, params: Mapping[str, Any]) -> bool:
-    """Record a pipeline run's settings on its MLflow run; values once recorded stay. Best effort."""
+def log_parent(
+    run_id: str, experiment: str, params: Mapping[str, Any], metrics: Mapping[str, float], *, data_of: str = ""
+) -> bool:
+    """Record settings and main numbers on the run of the whole pipeline, and the data that its stage `data_of` read.
+
+    Best effort, True if it is done. Settings once recorded stay.
+    """
 
     def work(client: Any, parent: Any) -> None:
         entities, known = load().entities, parent.data.params
         new = [entities.Param(key, value) for key, value in flatten(params).items() if key not in known]
         for start in range(0, len(new), MAX_PARAMS_OR_TAGS):
             client.log_batch(parent.info.run_id, params=new[start : start + MAX_PARAMS_OR_TAGS])
+        points = {name: value for name, value in finite(metrics)[0].items() if parent.data.metrics.get(name) != value}
+        now = round(time.time() * 1000)
+        if points:
+            client.log_batch(parent.info.run_id, metrics=[entities.Metric(*point, now, 0) for point in points.items()])
+        query = f"tags.`reasrm.run_id` = {quoted(run_id)} AND tags.`reasrm.stage` = {quoted(data_of)}"
+        for stage in client.search_runs([parent.info.experiment_id], query) if data_of else ():
+            if stage.inputs.dataset_inputs:
+                client.log_inputs(parent.info.run_id, datasets=stage.inputs.dataset_inputs)
 
     return _on_parent(f"recording the settings of run {run_id}", run_id, experiment, work)
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WORKDIR_VARIABLE = "REASRM_WORKDIR"
+WORKDIR = ".reasrm/work"
 RUN_ID_VARIABLE = "REASRM_RUN_ID"
 RUN_NAME_VARIABLE = "REASRM_RUN_NAME"
 KEY_LENGTH = 20
@@ -171,7 +172,7 @@ def name_work(stage: str, settings: StageConfig, inputs: Mapping[str, Manifest],
     version = code_version(stage)
     key = run_key(stage, settings.decisive(), parents, version, sources)
     uri = f"{artifact_root.rstrip('/')}/{stage}/{key[:KEY_LENGTH]}"
-    workdir = Path(os.environ.get(WORKDIR_VARIABLE, ".reasrm/work")) / f"{stage}-{key[:KEY_LENGTH]}"
+    workdir = Path(os.environ.get(WORKDIR_VARIABLE, WORKDIR)) / f"{stage}-{key[:KEY_LENGTH]}"
     return Work(stage, settings, inputs, parents, sources, version, key, uri, workdir, storage)
 
 

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from components.adapters.origin import origin_tags, source_tags
+from components.adapters.origin import origin_tags, source_of, source_tags
 from components.adapters.spool import (
     MAX_PARAMS_OR_TAGS,
     MAX_POINTS,
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 FINISH_SECONDS = 10.0
 STALLED_SECONDS = 4.5
 UNREACHABLE_SECONDS = 3.0
+DESCRIPTION = "mlflow.note.content"
+"""Tag of what MLflow shows as a run's description, Markdown."""
 SOURCE = "source"
 """Context of a dataset that no stage made."""
 MODEL_TYPE = "reasoning-reward-model"
@@ -105,7 +107,7 @@ class StageRun:
     def log_reused(self, manifest: Manifest, why: str = "an earlier run had made it") -> None:
         """Record that the stage did nothing, as its artifact was there; `why` stands in the run's description."""
         note = f"Nothing was done here: {why}.\n\n`{manifest.uri}`"
-        self.set_tags({"reasrm.reused": "true", "mlflow.note.content": note})
+        self.set_tags({"reasrm.reused": "true", DESCRIPTION: note})
         self.log_output(manifest)
         if manifest.kind == "model":
             self.log_model(manifest.stage, manifest.uri, manifest.digest)
@@ -190,7 +192,7 @@ def open_stage_run(
     spool = Spool.open(workdir / "tracking")
     origin = {"reasrm.run_id": run_id, **origin_tags()}
     names = {"run_id": run_id, "run_name": run_name, "stage": stage, "experiment": experiment}
-    tags = {**origin, **source_tags(stage), **tags}
+    tags = {**origin, **source_tags(source_of(stage)), **tags}
     cleaned = {clean_key(key): cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
     attach = {"attach": os.environ.get("MLFLOW_RUN_ID", "")}
     seq = spool.append("open", names | attach | {"tags": cleaned}).seq
@@ -249,7 +251,7 @@ def _wait(worker: "subprocess.Popen[bytes]", directory: Path, last_seq: int, sec
         moved = now if state.acked > before.acked else moved
         if state.acked >= last_seq:
             break
-        stalled = now - moved > STALLED_SECONDS
+        stalled = now - moved > max(STALLED_SECONDS, seconds / 4)  # who waits longer does so for a slow server
         unreachable = bool(state.error) and now - start > UNREACHABLE_SECONDS
         running = state.deliverer == worker.pid  # Until then it loads, or waits for another to end.
         if now - start > seconds or (running and (stalled or unreachable)):

@@ -7,9 +7,9 @@ stage that must have been there and has no run is one that KFP took from its cac
 import logging
 import tempfile
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.adapters.pipeline_run import stages_of
 from components.adapters.stage import describe_inputs, tracked
@@ -26,14 +26,17 @@ EDGES = frozenset({"pairs", "traces", "examples", "distillation", "sft", "grpo"}
 WHY = "KFP took the result of an earlier run from its cache"
 
 
-def record_cached(run_id: str, experiment: str) -> list[str]:
-    """Make the runs of a pipeline run's cached stages; best effort, returns the stages."""
+def record_cached(run_id: str, experiment: str, but: Collection[str] = ()) -> list[str]:
+    """Make the runs of a pipeline run's cached stages; best effort, returns the stages.
+
+    Those of `but` are known to have run: MLflow was too slow to hear of it.
+    """
     from components.adapters.storage import Storage
 
     try:
         told, uris = stages_of(run_id)
         storage = Storage.from_env()
-        cached = {stage: made for stage, made in _behind(uris, storage).items() if stage not in told}
+        cached = {stage: made for stage, made in _behind(uris, storage).items() if stage not in {*told, *but}}
         for manifest in cached.values():
             _record(manifest, run_id, experiment, storage)
     except ReasrmError as error:
@@ -65,4 +68,7 @@ def _record(manifest: Manifest, run_id: str, experiment: str, storage: "Storage"
         tracking.set_tags({"reasrm.cached": "kfp"})
         inputs = {name: storage.open(parent.uri) for name, parent in manifest.parents.items()}
         describe_inputs(manifest.stage, {name: made for name, made in inputs.items() if made}, tracking)
+        statistics: Mapping[str, Any] = manifest.statistics
+        for source in statistics.get("sources") or ():
+            tracking.log_source(str(source["uri"]), str(source["sha256"]))
         tracking.log_reused(manifest, WHY)

@@ -3,13 +3,17 @@
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from components.adapters import pipeline_run
 from components.adapters.entry import kfp_task
-from components.adapters.stage import RUN_ID_VARIABLE
+from components.adapters.stage import RUN_ID_VARIABLE, WORKDIR, WORKDIR_VARIABLE
+from components.adapters.stage_run import DESCRIPTION, replay
 from components.adapters.tracking import Status
+from components.core.errors import ReasrmError
 from components.core.redact import redact
 from components.report.cached import record_cached
+from components.report.summary import Summary, summarise
 
 logger = logging.getLogger("reasrm")
 
@@ -32,12 +36,33 @@ def close(run_id: str, experiment: str, state: str, error: str | None, settings:
     with kfp_task("report"):
         run_id = os.environ.get(RUN_ID_VARIABLE) or run_id
         status, tags = outcome(state, error)
-        cached = record_cached(run_id, experiment)
+        cached = record_cached(run_id, experiment, but=deliver_rest())
         if cached:
             logger.info("KFP took these from its cache: %s", ", ".join(cached))
-        pipeline_run.log_parent_params(run_id, experiment, settings)
+        summary = _summary(run_id)
+        pipeline_run.log_parent(run_id, experiment, settings, summary.metrics, data_of="prepare")
+        tags |= {DESCRIPTION: summary.description, **summary.tags}
         recorded = pipeline_run.finish_parent(run_id, experiment, status, tags)
         logger.info("run %s: %s, %s in MLflow", run_id, status, "recorded" if recorded else "not recorded")
+
+
+def _summary(run_id: str) -> Summary:
+    from components.adapters.storage import Storage
+
+    try:
+        return summarise(run_id, Storage.from_env())
+    except ReasrmError as error:
+        logger.warning("the run gets no summary in MLflow: %s", error)
+        return Summary()
+
+
+def deliver_rest() -> set[str]:
+    """Deliver what MLflow was too slow for while the stages ran, as far as their working folders are here.
+
+    Returns the stages of which something still waits.
+    """
+    folders = sorted(Path(os.environ.get(WORKDIR_VARIABLE, WORKDIR)).glob("*/tracking"))
+    return {folder.parent.name.rpartition("-")[0] for folder in folders if replay(folder.parent)}
 
 
 def outcome(state: str, error: str | None) -> tuple[Status, dict[str, str]]:

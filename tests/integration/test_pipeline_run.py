@@ -10,6 +10,7 @@ from components.adapters.stage_run import open_stage_run, replay
 from components.adapters.tracking import load
 from components.core.manifest import Manifest, Parent
 from components.report.cached import record_cached
+from components.report.run import close, deliver_rest
 
 ORIGIN = {
     origin.RECIPE: "weekly",
@@ -40,7 +41,7 @@ def client(served):
     return load().MlflowClient(served.mlflow_uri)
 
 
-def do_stage(run, stage, workdir, manifest=None):
+def do_stage(run, stage, workdir, manifest=None, source=None):
     tracking = open_stage_run(
         run_id=run[0], run_name="weekly 7", stage=stage, experiment=run[1], workdir=workdir / stage, tags={}
     )
@@ -50,6 +51,8 @@ def do_stage(run, stage, workdir, manifest=None):
         tracking.log_output(manifest)
         if manifest.kind == "model":
             tracking.log_model(stage, manifest.uri, manifest.digest)
+    if source is not None:
+        tracking.log_source(*source)
     tracking.finish("FINISHED")
     assert replay(workdir / stage) == 0
     return tracking.mlflow_run_id
@@ -64,12 +67,13 @@ def tags_of(entity):
     return {key: entity.tags[key] for key in NAMED if key in entity.tags}
 
 
-def commit(s3, folder, stage, kind, **parents):
+def commit(s3, folder, stage, kind, **told):
+    parents = {name: value for name, value in told.items() if isinstance(value, Manifest)}
     uri = f"{s3.prefix}/{stage}/{uuid.uuid4().hex[:20]}"
     above = {name: Parent(uri=parent.uri, digest=parent.digest) for name, parent in parents.items()}
     manifest = Manifest(
         kind=kind, stage=stage, uri=uri, run_key=stage[0] * 64, code_version="1", config={}, files=(), parents=above,
-        statistics={},
+        statistics={name: value for name, value in told.items() if name not in parents},
     )  # fmt: skip
     folder.mkdir(exist_ok=True)
     s3.storage.commit(manifest, folder)
@@ -152,7 +156,51 @@ def test_stages_that_kfp_had_in_its_cache_get_runs_that_say_so(run, client, s3, 
     assert len(runs["sft"].outputs.model_outputs) == 1
 
 
-def test_what_is_cached_is_not_asked_for_twice_when_mlflow_is_away(run, monkeypatch):
+def test_stage_that_mlflow_was_too_slow_for_is_told_later_and_not_taken_for_cached(
+    run, client, s3, tmp_path, monkeypatch, served
+):
+    monkeypatch.setenv("REASRM_WORKDIR", str(tmp_path))
+    pairs = commit(s3, tmp_path / "empty", "prepare", "pairs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    late = open_stage_run(
+        run_id=run[0], run_name="x", stage="prepare", experiment=run[1], workdir=tmp_path / "prepare-1f", tags={}
+    )
+    late.log_output(pairs)
+    assert not late.finish("FINISHED")
+    waiting = deliver_rest()
+    assert waiting == {"prepare"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.mlflow_uri)
+    do_stage(run, "filter", tmp_path, commit(s3, tmp_path / "empty", "filter", "examples", pairs=pairs))
+    assert record_cached(*run, but=waiting) == []
+    assert deliver_rest() == set()
+    assert runs_of(client, run[1])["prepare"].data.tags["reasrm.output_uri"] == pairs.uri
+
+
+def test_run_of_the_pipeline_shows_data_stages_and_numbers(run, client, s3, tmp_path):
+    empty = tmp_path / "empty"
+    pairs = commit(s3, empty, "prepare", "pairs", summary="24 distil, 4 | held out")
+    check = {"name": "strict accuracy", "value": 0.25}
+    publish = commit(
+        s3, empty, "publish", "release", summary="version 2", model_name="judge", version="2", passed=False,
+        promoted=False, outcome="The alias was not moved.", reasons=["strict accuracy is 0.25, needs 0.5"],
+        checks=[check, {"name": "weights finite", "value": None}],
+    )  # fmt: skip
+    do_stage(run, "prepare", tmp_path, pairs, source=("s3://bucket/day.jsonl", "d" * 64))
+    do_stage(run, "publish", tmp_path, publish)
+    close(*run, "SUCCEEDED", None, {"seed": 7})
+    parent = runs_of(client, run[1])["weekly 7"]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics == {"strict_accuracy": 0.25, "passed": 0, "promoted": 0}
+    assert parent.data.tags["reasrm.model_version"] == "judge/2"
+    assert parent.data.tags["reasrm.gate"] == "rejected"
+    description = parent.data.tags["mlflow.note.content"]
+    assert description.startswith("**judge version 2.** **The gate is not passed.** The alias was not moved.\n- strict")
+    assert "| prepare | 24 distil, 4 \\| held out |  |" in description
+    [linked] = parent.inputs.dataset_inputs
+    assert (linked.dataset.name, linked.dataset.digest) == ("day.jsonl", "d" * 36)
+
+
+def test_mlflow_that_is_away_is_no_error(run, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert record_cached(*run) == []
     assert not open_parent(run[0], "weekly 7", run[1], {})

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from components.adapters import tracking
-from components.adapters.pipeline_run import finish_parent, log_parent_params
+from components.adapters.pipeline_run import finish_parent, log_parent
 from components.core.errors import InvalidInput
 from components.core.manifest import FileEntry, Manifest, Parent
 from pipeline.lineage import chain
@@ -71,12 +71,14 @@ def test_a_pipeline_run_is_one_run_with_one_nested_run_per_stage(experiment, cli
         assert runs[stage].data.tags["who"] == "test"
         assert history(client, runs[stage].info.run_id, "loss") == [(0, 1.0), (1, 0.75), (2, 0.5)]
     assert runs["demo"].info.status == "RUNNING"
-    assert log_parent_params("run-1", experiment, {"seed": 7})
-    assert log_parent_params("run-1", experiment, {"seed": 8, "more": {"x": 1}})
+    assert log_parent("run-1", experiment, {"seed": 7}, {"accuracy": 0.5})
+    assert log_parent("run-1", experiment, {"seed": 8, "more": {"x": 1}}, {"accuracy": 0.5, "bad": float("nan")})
     assert finish_parent("run-1", experiment, "FINISHED", {"outcome": "promoted"})
     parent = client.get_run(runs["demo"].info.run_id)
     assert (parent.info.status, parent.data.tags["outcome"]) == ("FINISHED", "promoted")
     assert parent.data.params == {"seed": "7", "more.x": "1"}
+    assert history(client, parent.info.run_id, "accuracy") == [(0, 0.5)]
+    assert "bad" not in parent.data.metrics
     assert not finish_parent("another", experiment, "FINISHED", {})
 
 

@@ -1,0 +1,71 @@
+"""What the run of the whole pipeline shows in MLflow: how it ended, what its stages did, the main numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from components.adapters.tracking import StageOutput, find_outputs
+
+if TYPE_CHECKING:
+    from components.adapters.storage import Storage
+
+ORDER = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The description (Markdown), metrics and tags of a pipeline run."""
+
+    description: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def summarise(run_id: str, storage: "Storage") -> Summary:
+    """Return what the stages of a run made of it. Raises Transient or InvalidInput where MLflow or S3 is away."""
+    outputs = sorted(
+        (one for one in find_outputs(run_id) if one.stage in ORDER), key=lambda one: ORDER.index(one.stage)
+    )
+    if not outputs:
+        return Summary()
+    told = {one.stage: _statistics(one, storage) for one in outputs}
+    published = told.get("publish", {})
+    headline = _headline(published, told.get("prepare", {}))
+    return Summary(f"{headline}\n\n{_table(outputs, told)}", _metrics(published), _tags(published))
+
+
+def _statistics(output: StageOutput, storage: "Storage") -> Mapping[str, Any]:
+    manifest = storage.open(output.uri)
+    return manifest.statistics if manifest else {}
+
+
+def _headline(published: Mapping[str, Any], prepared: Mapping[str, Any]) -> str:
+    if published:
+        gate = "The gate is passed." if published["passed"] else "**The gate is not passed.**"
+        lines = [f"**{published['model_name']} version {published['version']}.** {gate} {published['outcome']}"]
+        return "\n".join([*lines, *(f"- {reason}" for reason in published["reasons"])])
+    if prepared.get("nothing_new"):
+        return "There was nothing new to learn, and the run ended well."
+    return "The run did not come to a model: see which stage is missing below, and `reasrm.error` among the tags."
+
+
+def _table(outputs: Sequence[StageOutput], told: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = ["| stage | result | |", "|---|---|---|"]
+    for one in outputs:
+        summary = str(told[one.stage].get("summary", "")).replace("|", "\\|").replace("\n", " ")
+        rows.append(f"| {one.stage} | {summary} | {'used again' if one.reused else ''} |")
+    return "\n".join(rows)
+
+
+def _metrics(published: Mapping[str, Any]) -> dict[str, float]:
+    values = {check["name"].replace(" ", "_"): check["value"] for check in published.get("checks", ())}
+    numbers = {name: float(value) for name, value in values.items() if value is not None}
+    decided = {name: float(published[name]) for name in ("passed", "promoted") if name in published}
+    return numbers | decided
+
+
+def _tags(published: Mapping[str, Any]) -> dict[str, str]:
+    if not published:
+        return {}
+    gate = "passed" if published["passed"] else "rejected"
+    return {"reasrm.gate": gate, "reasrm.model_version": f"{published['model_name']}/{published['version']}"}
