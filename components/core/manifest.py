@@ -74,6 +74,28 @@ def parents_of(inputs: Mapping[str, Manifest]) -> dict[str, Parent]:
     return {name: Parent(uri=manifest.uri, digest=manifest.digest) for name, manifest in inputs.items()}
 
 
+SINCE, WARM_START, BASE = "since", "warm start", "base model"
+"""What an artifact can go on from that an earlier run made, and that is no input of its stage."""
+
+
+def earlier_of(manifest: Manifest) -> dict[str, Parent]:
+    """Return what this one goes on from beside its parents, artifacts of earlier runs, by SINCE, WARM_START or BASE.
+
+    They are read off what the stages record: the statistics `since` of `prepare`, the source of `sft` in S3.
+    """
+    found: dict[str, Parent] = {}
+    since = manifest.statistics.get("since")
+    if isinstance(since, dict) and since.get("uri"):
+        found[SINCE] = Parent(uri=str(since["uri"]), digest=str(since.get("digest", "")))
+    sources = manifest.statistics.get("sources")
+    for source in sources if manifest.stage == "sft" and isinstance(sources, list) else ():
+        uri = str(source.get("uri", "")) if isinstance(source, dict) else ""
+        if isinstance(source, dict) and uri.startswith("s3://"):  # models lie in S3 as artifacts only
+            name = BASE if uri == manifest.config.get("base_model") else WARM_START
+            found[name] = Parent(uri=uri.rstrip("/"), digest=str(source.get("sha256", "")))
+    return found
+
+
 def run_key(
     stage: str, config: Mapping[str, Any], parents: Mapping[str, Parent], code_version: str, sources: Any = None
 ) -> str:

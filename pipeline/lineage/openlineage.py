@@ -12,7 +12,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from components.core.manifest import Manifest
+from components.core.errors import Damaged
+from components.core.manifest import Manifest, earlier_of
 from components.core.redact import redact
 from pipeline.lineage.verify import Finding
 from pipeline.lineage.walk import SOURCE, LineageNode, artifacts, sources_of
@@ -49,12 +50,15 @@ def to_json(
 def events(trees: Iterable[LineageNode], open_manifest: Callable[[str], Manifest | None], when: FindTime) -> list[Any]:
     """Return the events of all artifacts of some trees, in the order in which they were committed.
 
-    `when` says when an artifact's manifest was written. A stage without a manifest has no event.
+    `when` says when an artifact's manifest was written. A stage without a manifest that can be read has no event.
     """
     nodes = {node.uri: node for tree in trees for node in artifacts(tree)}
     found = []
     for node in nodes.values():
-        manifest = open_manifest(node.uri)
+        try:
+            manifest = open_manifest(node.uri)
+        except Damaged:  # the tree says so
+            continue
         committed = when(node.uri) if manifest is not None else None
         if manifest is not None and committed is not None:
             found.append(_event(node, manifest, committed))
@@ -62,7 +66,8 @@ def events(trees: Iterable[LineageNode], open_manifest: Callable[[str], Manifest
 
 
 def _event(node: LineageNode, manifest: Manifest, committed: datetime) -> dict[str, Any]:
-    inputs = [_dataset(parent.uri, parent.digest) for parent in manifest.parents.values()]
+    parents = (*manifest.parents.values(), *earlier_of(manifest).values())
+    inputs = [_dataset(parent.uri, parent.digest) for parent in parents]
     inputs += [_dataset(source.uri, source.digest) for source in sources_of(manifest)]
     work = {
         "runKey": manifest.run_key,

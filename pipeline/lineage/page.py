@@ -54,5 +54,6 @@ def _row(box: Box, drift: Sequence[str]) -> dict[str, object]:
         "short": label if len(label) <= MAX_NAME else f"{label[: MAX_NAME - 1]}…",
         "digest": node.digest[:DIGEST_CHARS],
         "facts": [(key, shown(short(value), MAX_VALUE)) for key, value in node.statistics.items()],
+        "history": [placing.words for placing in node.history],
         "problems": list(dict.fromkeys([*([node.problem] if node.problem else []), *drift])),
     }
