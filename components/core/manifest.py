@@ -6,7 +6,7 @@ no durations, so doing the same work twice gives the same bytes, and two writers
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +84,25 @@ def earlier_of(manifest: Manifest) -> dict[str, Parent]:
     They are read off what the stages record: the statistics `since` of `prepare`, the source of `sft` in S3.
     """
     found: dict[str, Parent] = {}
-    since = manifest.statistics.get("since")
+    since, sources = manifest.statistics.get("since"), manifest.statistics.get("sources")
     if isinstance(since, dict) and since.get("uri"):
         found[SINCE] = Parent(uri=str(since["uri"]), digest=str(since.get("digest", "")))
-    sources = manifest.statistics.get("sources")
-    for source in sources if manifest.stage == "sft" and isinstance(sources, list) else ():
-        uri = str(source.get("uri", "")) if isinstance(source, dict) else ""
-        if isinstance(source, dict) and uri.startswith("s3://"):  # models lie in S3 as artifacts only
-            name = BASE if uri == manifest.config.get("base_model") else WARM_START
-            found[name] = Parent(uri=uri.rstrip("/"), digest=str(source.get("sha256", "")))
-    return found
+    listed = [one for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
+    return found | started_from(manifest.stage, manifest.config, listed)
+
+
+def started_from(stage: str, config: Mapping[str, Any], sources: Iterable[Mapping[str, Any]]) -> dict[str, Parent]:
+    """Return the artifact that training starts from, of what a stage reads beside its inputs; none for a hub's model.
+
+    Models lie in S3 as artifacts only.
+    """
+    return {
+        BASE if source["uri"] == config.get("base_model") else WARM_START: Parent(
+            uri=str(source["uri"]).rstrip("/"), digest=str(source.get("sha256", ""))
+        )
+        for source in sources
+        if stage == "sft" and str(source.get("uri", "")).startswith("s3://")
+    }
 
 
 def run_key(

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,6 +79,7 @@ def lineage(
         raise click.UsageError("give two versions with --diff, and one reference without it")
     if compare and (down or check or html):
         raise click.UsageError("--diff goes with --json alone; --down, --verify and --html show one reference")
+    go_deep()
     with _servers(directory):
         from components.adapters.storage import Storage
         from pipeline.commands.options import open_console
@@ -88,6 +90,11 @@ def lineage(
         else:
             tree = _start(references[0], storage, generations, or_source=down and bool(root))
             _show(references[0], tree, storage, console, down=down, check=check, as_json=as_json, html=html, root=root)
+
+
+def go_deep() -> None:
+    """Let trees of years of weekly runs, each started from the one before, be walked through."""
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 20_000))
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ def render_html(
         box=BOX,
         head=HEAD - 12,
         rows=rows,
+        listed=sorted(rows, key=lambda row: row["key"] != _same(tree)),  # what was asked for comes first
         start=_same(tree),
         num_problems=sum(bool(row["problems"]) for row in rows),
         verified=findings is not None,

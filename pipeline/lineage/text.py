@@ -68,7 +68,7 @@ def _label(node: LineageNode) -> Text:
     for placing in node.history[-NUM_PLACINGS_SHOWN:]:
         text.append(f"\n{plain(placing.words)}", style="green" if placing.took else "yellow")
     if node.is_mention and node.earlier and not node.problem:
-        text.append("\nmade by an earlier run, whose own ancestors --generations shows", style="dim")
+        text.append("\nof an earlier run; --generations shows what it was made from", style="dim")
     return text
 
 

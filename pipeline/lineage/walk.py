@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from components.adapters import tracking
+from components.adapters.registry import find_version
 from components.core.errors import Damaged, InvalidInput
 from components.core.manifest import BASE, MANIFEST_NAME, SINCE, WARM_START, Manifest, Parent, earlier_of
 from pipeline.lineage.asking import FindRuns, FindVersions, run_finder, version_finder
@@ -26,6 +27,8 @@ REGISTRY, RUN, SOURCE = "registry", "run", "source"
 EARLIER = {SINCE, WARM_START, BASE}
 """Names of what an artifact goes on from that an earlier run made."""
 STAGES = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
+CHAMPION = "champion"
+"""The statistic of a source that is the champion which a benchmark judged too."""
 NO_CHAMPION = "none"
 """What a benchmark records as the digest of the champion where there was none."""
 GONE = "there is no manifest here any more"
@@ -34,7 +37,6 @@ NUM_LEVELS = 3
 _MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
 _KFP_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_VERSION = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))?")
 
 
 @dataclass(frozen=True)
@@ -212,13 +214,9 @@ def _from_outputs(walk: "_Walk", outputs: Sequence[tracking.StageOutput]) -> Lin
 
 
 def _from_version(walk: "_Walk", reference: str) -> LineageNode:
-    match = _VERSION.fullmatch(reference)
-    if match is None:
-        raise InvalidInput(f"{reference!r} is no model version; write name, name/3, name@champion or an s3:// uri")
-    name, number, alias = match["name"], match["version"] or "", match["alias"]
-    version = tracking.get_alias(name, alias) if alias else tracking.get_version(name, number)
+    version = find_version(reference)
     if version is None:
-        run = _from_run(walk, name) if not (number or alias) else None
+        run = None if set(reference) & {"/", "@"} else _from_run(walk, reference)
         if run is None:
             raise InvalidInput(f"MLflow has no model version and no run {reference}; check the name and the version")
         return run
@@ -316,7 +314,7 @@ def sources_of(manifest: Manifest) -> list[LineageNode]:
     if not isinstance(sources, list):
         return []
     ours = {parent.uri for parent in earlier_of(manifest).values()}
-    champion = manifest.config.get("champion") if manifest.stage == "benchmark" else None
+    champion = manifest.config.get(CHAMPION) if manifest.stage == "benchmark" else None
     return [
         LineageNode(
             name=SOURCE,
@@ -324,7 +322,7 @@ def sources_of(manifest: Manifest) -> list[LineageNode]:
             uri=uri,
             digest=str(source.get("sha256", "")),
             statistics=scalars({key: value for key, value in source.items() if key not in {"uri", "sha256"}})
-            | ({"judged beside it": "the champion at that time"} if uri == champion else {}),
+            | ({CHAMPION: "at that time, judged beside it"} if uri == champion else {}),
         )
         for source in sources
         if isinstance(source, dict)
