@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from components.core.errors import Damaged
-from components.core.manifest import Manifest, Parent, earlier_of
+from components.core.manifest import Manifest, Parent
 from components.publish.gate import Check, fact
 from components.publish.tensors import Shard, read_shard
 
@@ -18,19 +18,16 @@ LINEAGE, WEIGHTS = "lineage complete", "weights finite"
 
 
 def check_lineage(starts: "Iterable[Manifest]", storage: "Storage") -> tuple[Check, str]:
-    """Open every manifest that these were made from; each has to be the one that its child recorded.
-
-    So are the pairs and the model of an earlier run that this one went on from, but not what those were made from.
-    """
-    waiting = list(starts)
+    """Open every manifest that these were made from; each has to be the one that its child recorded."""
+    waiting = [(manifest.uri, parent) for manifest in starts for parent in manifest.parents.values()]
     seen: dict[Parent, str] = {}
     while waiting:
-        child = waiting.pop()
-        for parent in (*child.parents.values(), *earlier_of(child).values()):
-            if parent not in seen:
-                manifest, seen[parent] = _opened(child.uri, parent, storage)
-                if manifest is not None and parent in child.parents.values():
-                    waiting.append(manifest)
+        child, parent = waiting.pop()
+        if parent in seen:
+            continue
+        manifest, seen[parent] = _opened(child, parent, storage)
+        if manifest is not None:
+            waiting += [(manifest.uri, further) for further in manifest.parents.values()]
     problems = sorted(problem for problem in seen.values() if problem)
     return fact(LINEAGE, problems, f"all {len(seen)} artifacts it was made from are those that were read")
 
