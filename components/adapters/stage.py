@@ -26,7 +26,7 @@ from components.adapters import launch, ranks
 from components.adapters.progress import Progress
 from components.core.config import StageConfig
 from components.core.errors import InvalidInput, ReasrmError, Transient
-from components.core.manifest import Manifest, Parent, describe, parents_of, run_key
+from components.core.manifest import Manifest, Parent, describe, parents_of, run_key, started_from
 from components.core.records import explain
 from components.core.redact import redact
 from components.core.training import TrainingConfig
@@ -274,6 +274,8 @@ def describe_work(work: Work, tracking: "StageRun") -> None:
     describe_inputs(work.stage, work.inputs, tracking)
     for source in work.sources or ():
         tracking.log_source(str(source["uri"]), str(source["sha256"]))
+    for name, start in started_from(work.stage, work.settings.model_dump(), work.sources or ()).items():
+        tracking.use_model(start.digest, name=name, uri=start.uri)
 
 
 def describe_inputs(stage: str, inputs: Mapping[str, Manifest], tracking: "StageRun") -> None:

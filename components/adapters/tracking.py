@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from components.adapters.spool import MAX_TAG_CHARS, cut
@@ -27,10 +28,9 @@ __all__ = [
     "describe_version",
     "find_logged_model",
     "find_model",
-    "find_output",
     "find_outputs",
     "find_run",
-    "find_versions",
+    "find_runs",
     "get_alias",
     "get_version",
     "list_runs",
@@ -50,6 +50,7 @@ T = TypeVar("T")
 
 REFUSED = {400, 404, 409, 413, 422}
 DENIED = {401, 403}
+NUM_QUESTIONS_AT_ONCE = 8
 COLLIDED = ("IntegrityError", "UniqueViolation")
 """What MLflow's database says when two write the same new tag or alias at once; the second time it is an update."""
 SETTINGS = {
@@ -157,7 +158,7 @@ def call(what: str, work: Callable[[Any], T]) -> T | None:
 
 def all_experiments(client: Any) -> list[str]:
     """Return the ids of all experiments that are not deleted."""
-    return [str(experiment.experiment_id) for experiment in client.search_experiments()]
+    return [str(experiment.experiment_id) for experiment in _all_pages(client.search_experiments)]
 
 
 def search_model(client: Any, reference: str, prefer: str = "", only: str = "") -> Any | None:
@@ -199,13 +200,28 @@ def _model(model: Any) -> ModelInfo | None:
 
 def find_run(digest: str) -> str | None:
     """Return the id of the run whose output has this manifest digest. Raises Transient or InvalidInput."""
+    return find_runs([digest]).get(digest)
 
-    def work(client: Any) -> str | None:
-        query = f"tags.`reasrm.output_digest` = {quoted(digest)}"
-        found = client.search_runs(all_experiments(client), query, max_results=1)
-        return str(found[0].info.run_id) if found else None
 
-    return call(f"looking up the run that made {digest}", work)
+def find_runs(digests: Collection[str]) -> dict[str, str]:
+    """Return for manifest digests the ids of the runs that made them, where there are such.
+
+    A run that used the work again has the same output; the oldest run is the one that made it. Raises Transient or
+    InvalidInput.
+    """
+
+    def work(client: Any) -> list[tuple[str, str]]:
+        known = all_experiments(client)
+
+        def maker(digest: str) -> str:
+            query, oldest = f"tags.`reasrm.output_digest` = {quoted(digest)}", ["attributes.start_time ASC"]
+            found = client.search_runs(known, query, order_by=oldest, max_results=1) if known else ()
+            return str(found[0].info.run_id) if found else ""
+
+        with ThreadPoolExecutor(NUM_QUESTIONS_AT_ONCE) as pool:
+            return [(digest, run) for digest, run in zip(digests, pool.map(maker, digests), strict=True) if run]
+
+    return dict(_all_of("looking up the runs that made the artifacts", work)) if digests else {}
 
 
 def find_outputs(run_id: str, tag: str = "reasrm.run_id") -> list[StageOutput]:
@@ -215,10 +231,10 @@ def find_outputs(run_id: str, tag: str = "reasrm.run_id") -> list[StageOutput]:
     """
 
     def work(client: Any) -> list[StageOutput]:
-        query = f"tags.`{tag}` = {quoted(run_id)}"
+        known, query = all_experiments(client), f"tags.`{tag}` = {quoted(run_id)}"
         tagged = [
             (run.info.run_id, run.data.tags)
-            for run in client.search_runs(all_experiments(client), query, max_results=1000)
+            for run in (_all_pages(lambda **page: client.search_runs(known, query, **page)) if known else ())
         ]
         return [
             StageOutput(
@@ -232,28 +248,12 @@ def find_outputs(run_id: str, tag: str = "reasrm.run_id") -> list[StageOutput]:
             if "reasrm.output_uri" in tags and "reasrm.part" not in tags
         ]
 
-    return call(f"looking up run {run_id}", work) or []
-
-
-def find_versions(digest: str) -> list[VersionInfo]:
-    """Return the registered versions of a manifest's model, oldest first. Raises Transient or InvalidInput."""
-
-    def work(client: Any) -> list[VersionInfo]:
-        found = client.search_model_versions(f"tags.`reasrm.manifest_digest` = {quoted(digest)}")
-        exact = [_version(client.get_model_version(one.name, one.version)) for one in found]
-        return sorted(exact, key=lambda one: (one.name, int(one.version)))
-
-    return call(f"looking up versions of the model {digest}", work) or []
+    return _all_of(f"looking up run {run_id}", work)
 
 
 def run_tags(mlflow_run_id: str) -> dict[str, str] | None:
     """Return the tags of a run, or None if there is no such run. Raises Transient or InvalidInput."""
     return call(f"reading run {mlflow_run_id}", lambda client: dict(client.get_run(mlflow_run_id).data.tags))
-
-
-def find_output(mlflow_run_id: str) -> str | None:
-    """Return the uri of the artifact that a run made. Raises Transient or InvalidInput."""
-    return (run_tags(mlflow_run_id) or {}).get("reasrm.output_uri")
 
 
 @dataclass(frozen=True)
@@ -271,13 +271,28 @@ class RunInfo:
     uris: tuple[str, ...]
 
 
-def list_versions() -> list[VersionInfo]:
-    """Return all versions of all registered models, without their aliases. Raises Transient or InvalidInput."""
+def list_versions(digests: Collection[str] | None = None) -> list[VersionInfo]:
+    """Return all versions of all registered models, or those of some manifests' models; by name, oldest first.
+
+    Raises Transient or InvalidInput.
+    """
+    query = None if digests is None else "tags.`reasrm.manifest_digest` LIKE '%'"
 
     def work(client: Any) -> list[VersionInfo]:
-        return [_version(one) for one in _all_pages(client.search_model_versions)]
+        found = [
+            one
+            for one in _all_pages(lambda **page: client.search_model_versions(query, **page))
+            if digests is None or one.tags.get("reasrm.manifest_digest") in digests
+        ]
+        named = {one.name: one.aliases for one in _all_pages(client.search_registered_models)} if found else {}
+        aliases: dict[tuple[str, str], list[str]] = {}
+        for name, pointers in named.items():
+            for alias, version in sorted(pointers.items()):
+                aliases.setdefault((name, str(version)), []).append(alias)
+        listed = [replace(_version(one), aliases=tuple(aliases.get((one.name, str(one.version)), ()))) for one in found]
+        return sorted(listed, key=lambda one: (one.name, int(one.version)))
 
-    return call("listing the registered versions", work) or []
+    return _all_of("listing the registered versions", work)
 
 
 def list_runs() -> list[RunInfo]:
@@ -291,7 +306,18 @@ def list_runs() -> list[RunInfo]:
                 found.setdefault(run.data.tags["reasrm.run_id"], []).append(run)
         return sorted((_run(name, runs) for name, runs in found.items()), key=lambda run: (-run.started, run.run_id))
 
-    return call("listing the runs", work) or []
+    return _all_of("listing the runs", work)
+
+
+def _all_of(what: str, work: Callable[[Any], list[T]]) -> list[T]:
+    """Return a whole list; a server that answers "not found" has not said that there is nothing."""
+    found = call(what, work)
+    if found is None:
+        where = redact(os.environ.get("MLFLOW_TRACKING_URI", ""))
+        raise InvalidInput(
+            f"{what}: {where} answers that there is no such thing; set it to the MLflow server's address"
+        )
+    return found
 
 
 def _run(name: str, runs: list[Any]) -> RunInfo:

@@ -6,7 +6,7 @@ no durations, so doing the same work twice gives the same bytes, and two writers
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,37 @@ class Manifest(Record):
 def parents_of(inputs: Mapping[str, Manifest]) -> dict[str, Parent]:
     """Return what an artifact made from these inputs records of them."""
     return {name: Parent(uri=manifest.uri, digest=manifest.digest) for name, manifest in inputs.items()}
+
+
+SINCE, WARM_START, BASE = "since", "warm start", "base model"
+"""What an artifact can go on from that an earlier run made, and that is no input of its stage."""
+
+
+def earlier_of(manifest: Manifest) -> dict[str, Parent]:
+    """Return what this one goes on from beside its parents, artifacts of earlier runs, by SINCE, WARM_START or BASE.
+
+    They are read off what the stages record: the statistics `since` of `prepare`, the source of `sft` in S3.
+    """
+    found: dict[str, Parent] = {}
+    since, sources = manifest.statistics.get("since"), manifest.statistics.get("sources")
+    if isinstance(since, dict) and since.get("uri"):
+        found[SINCE] = Parent(uri=str(since["uri"]), digest=str(since.get("digest", "")))
+    listed = [one for one in sources if isinstance(one, dict)] if isinstance(sources, list) else []
+    return found | started_from(manifest.stage, manifest.config, listed)
+
+
+def started_from(stage: str, config: Mapping[str, Any], sources: Iterable[Mapping[str, Any]]) -> dict[str, Parent]:
+    """Return the artifact that training starts from, of what a stage reads beside its inputs; none for a hub's model.
+
+    Models lie in S3 as artifacts only.
+    """
+    return {
+        BASE if source["uri"] == config.get("base_model") else WARM_START: Parent(
+            uri=str(source["uri"]).rstrip("/"), digest=str(source.get("sha256", ""))
+        )
+        for source in sources
+        if stage == "sft" and str(source.get("uri", "")).startswith("s3://")
+    }
 
 
 def run_key(

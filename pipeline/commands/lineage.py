@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,13 @@ DRIFT = 1
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page with the graph."
 )
+@click.option(
+    "--generations",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of how many earlier runs, that this one goes on from, to show what their artifacts were made from.",
+)
 @click.option("--root", default="", metavar="URI", help="The artifact root that --down searches, where it is not told.")
 @click.option(
     "--dir",
@@ -57,6 +65,7 @@ def lineage(
     check: bool,
     as_json: bool,
     html: Path | None,
+    generations: int,
     root: str,
     directory: Path | None,
 ) -> None:
@@ -70,6 +79,7 @@ def lineage(
         raise click.UsageError("give two versions with --diff, and one reference without it")
     if compare and (down or check or html):
         raise click.UsageError("--diff goes with --json alone; --down, --verify and --html show one reference")
+    go_deep()
     with _servers(directory):
         from components.adapters.storage import Storage
         from pipeline.commands.options import open_console
@@ -78,7 +88,13 @@ def lineage(
         if compare:
             _diff(references, storage, console, as_json)
         else:
-            _show(references[0], storage, console, down=down, check=check, as_json=as_json, html=html, root=root)
+            tree = _start(references[0], storage, generations, or_source=down and bool(root))
+            _show(references[0], tree, storage, console, down=down, check=check, as_json=as_json, html=html, root=root)
+
+
+def go_deep() -> None:
+    """Let trees of years of weekly runs, each started from the one before, be walked through."""
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 20_000))
 
 
 @contextlib.contextmanager
@@ -97,6 +113,7 @@ def _servers(directory: Path | None) -> Iterator[None]:
 
 def _show(
     reference: str,
+    tree: "LineageNode",
     storage: "Storage",
     console: "Console",
     *,
@@ -110,8 +127,7 @@ def _show(
     from pipeline.lineage.openlineage import events, to_json
     from pipeline.lineage.page import render_html
 
-    tree = _start(reference, storage, or_source=down and bool(root))
-    below = _below(tree, storage, root) if down or html is not None else []
+    below = _below(tree, storage, root, strict=down) if down or html is not None else []
     findings = _verified(tree, storage) if check else None
     if as_json:
         found = events([tree, *below], storage.open, storage.modified)
@@ -130,20 +146,23 @@ def _show(
         raise SystemExit(DRIFT)
 
 
-def _start(reference: str, storage: "Storage", *, or_source: bool) -> "LineageNode":
+def _start(reference: str, storage: "Storage", generations: int, *, or_source: bool) -> "LineageNode":
     from components.core.errors import InvalidInput
     from pipeline.lineage import LineageNode, chain
 
     try:
-        return chain(reference, storage)
+        return chain(reference, storage, generations=generations)
     except InvalidInput:
         if not or_source:
             raise
         return LineageNode("source", "", reference, "")
 
 
-def _below(tree: "LineageNode", storage: "Storage", root: str) -> "list[LineageNode]":
-    """Return what was made from a version's model, an artifact or a source, or from anything that a run used."""
+def _below(tree: "LineageNode", storage: "Storage", root: str, *, strict: bool) -> "list[LineageNode]":
+    """Return what was made from a version's model, an artifact or a source, or from anything that a run used.
+
+    Raises InvalidInput if there is no such thing and it is what was asked for (`strict`).
+    """
     from components.core.errors import InvalidInput
     from pipeline.lineage.down import descendants, manifests_below, root_of, starts_of
 
@@ -153,7 +172,12 @@ def _below(tree: "LineageNode", storage: "Storage", root: str) -> "list[LineageN
         raise InvalidInput(f"{tree.uri or tree.name} is no artifact; name the place to search with --root s3://...")
     with _bar("manifests read") as advance:
         manifests = manifests_below(root, storage, advance)
-    return descendants(starts, manifests)
+    try:
+        return descendants(starts, manifests, storage)
+    except InvalidInput:
+        if not strict:
+            return []
+        raise
 
 
 def _verified(tree: "LineageNode", storage: "Storage") -> "list[Finding]":

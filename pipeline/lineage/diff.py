@@ -9,12 +9,12 @@ from typing import Any
 from components.adapters import tracking
 from components.adapters.storage import Storage
 from components.core.errors import InvalidInput, ReasrmError
-from components.core.manifest import Manifest
+from components.core.manifest import SINCE, WARM_START, Manifest, Parent, earlier_of
 from components.core.redact import redact
 from pipeline.lineage.difference import Change, Difference, Score
 from pipeline.lineage.pairs import HELDOUT, compare_data, read_pairs
 from pipeline.lineage.scores import compare_judges, read_judge
-from pipeline.lineage.walk import STAGES, LineageNode, artifacts
+from pipeline.lineage.walk import STAGES, LineageNode, artifacts, sources_of
 
 JUDGING = ("votes", "temperature", "max_tokens", "grammar", "engine", "precision")
 """Settings of the benchmark under which numbers can be compared only if they are equal."""
@@ -33,10 +33,19 @@ OF_ONE_RUN = {
         "error",
         "model_version",
         "former_version",
+        "since",
+        "drift",
+        "nothing_new",
+        "gate",
+        "gate_reasons",
+        "outcome",
+        "part",
+        "part_of",
     )
 }
 """Tags that differ between any two runs, or stand elsewhere in the comparison."""
 MEASURES = ("accuracy", "strict_accuracy", "valid_rate", "position_consistency")
+GOES_ON = {("prepare", "since"), ("sft", "warm_start")}
 OnStep = Callable[[str], None]
 
 
@@ -59,6 +68,8 @@ class Side:
 def side_of(tree: LineageNode, storage: Storage) -> Side:
     """Return what is behind a version; of two artifacts of a stage the nearer one is the version's own.
 
+    What it went on from is of an earlier run, and no work of its own.
+
     Raises InvalidInput if none of the artifacts is there any more.
     """
     manifests: dict[str, Manifest] = {}
@@ -78,7 +89,7 @@ def _nearest_first(tree: LineageNode) -> Iterator[LineageNode]:
     level = [tree]
     while level:
         yield from level
-        level = [parent for node in level for parent in node.parents]
+        level = [parent for node in level for parent in node.parents if not parent.earlier]
 
 
 def diff(old: LineageNode, new: LineageNode, storage: Storage, step: OnStep = lambda what: None) -> Difference:
@@ -94,6 +105,7 @@ def diff(old: LineageNode, new: LineageNode, storage: Storage, step: OnStep = la
         for side in (first, second)
         if (missing := [stage for stage in STAGES if stage not in side.manifests and stage != "publish"])
     ]
+    notes += _going_on(first, second)
     found: dict[str, Any] = {}
     if "prepare" in both:
         with tempfile.TemporaryDirectory(prefix="reasrm-diff-") as scratch:
@@ -107,6 +119,7 @@ def diff(old: LineageNode, new: LineageNode, storage: Storage, step: OnStep = la
         old=first.name,
         new=second.name,
         same_stages=same,
+        started=tuple(changes(_started(first, second), _started(second, first))),
         sources=tuple(_sources(first, second)),
         config=tuple(
             change
@@ -170,19 +183,56 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
 
 
 def _settings(side: Side, stage: str) -> Mapping[str, Any]:
-    return side.manifests[stage].config
+    """Return a stage's settings; what it goes on from stands apart, by what was found there."""
+    return {name: value for name, value in side.manifests[stage].config.items() if (stage, name) not in GOES_ON}
+
+
+def _started(side: Side, other: Side) -> dict[str, str]:
+    """Return what a side went on from, with the other side's name if it is of that."""
+    return {
+        f"{stage}: {name}": f"{parent.uri} of {other.name}" if _is_of(parent, other) else parent.uri
+        for stage, manifest in side.manifests.items()
+        for name, parent in earlier_of(manifest).items()
+    }
+
+
+def _is_of(parent: Parent, side: Side) -> bool:
+    return any(parent == Parent(uri=made.uri, digest=made.digest) for made in side.manifests.values())
+
+
+def _going_on(old: Side, new: Side) -> Iterator[str]:
+    """Yield what it means for pairs that went out if one version went on from the other."""
+    sft, prepare = new.manifests.get("sft"), new.manifests.get("prepare")
+    warm = earlier_of(sft).get(WARM_START) if sft else None
+    starts = warm is not None and _is_of(warm, old)
+    since = prepare.statistics.get("since") if prepare and SINCE in earlier_of(prepare) else None
+    if prepare and isinstance(since, dict) and _is_of(earlier_of(prepare)[SINCE], old):
+        counts = [sum(_numbers(since.get(name), "distil", "rl")) for name in ("new", "replayed")]
+        learned = (
+            f"what went out was learned by the model of {old.name}, from which it starts"
+            if starts
+            else f"it does not start from the model of {old.name}, so it has not learned what went out"
+        )
+        yield (
+            f"{new.name} goes on from {old.name}: {counts[0]} of the pairs to train on are new since then, {counts[1]} "
+            f"are taken again; {learned}"
+        )
+    elif starts:
+        yield f"{new.name} starts from the model of {old.name}; its pairs were not chosen by what that one has seen"
+
+
+def _numbers(values: Any, *names: str) -> Iterator[int]:
+    yield from (value for name in names if isinstance(value := _at(values).get(name), int))
 
 
 def _sources(first: Side, second: Side) -> Iterator[Change]:
     """Yield data and models from elsewhere that were read with another content, by stage and uri."""
     found: list[dict[str, Any]] = []
     for side in (first, second):
-        read = {}
+        read: dict[str, Any] = {}
         for stage, manifest in side.manifests.items():
-            sources = manifest.statistics.get("sources")
-            for source in sources if isinstance(sources, list) else ():
-                if isinstance(source, dict):
-                    read[f"{stage}: {redact(str(source.get('uri', '')))}"] = source.get("sha256")
+            for source in sources_of(manifest):
+                read[f"{stage}: {redact(source.uri)}"] = source.digest or None
         found.append(read)
     yield from changes(found[0], found[1])
 
@@ -200,6 +250,8 @@ def _environment(first: Side, second: Side, stages: list[str], notes: list[str])
     """Yield what MLflow knows of the runs and manifests do not: images, commits, versions of the pipeline."""
     try:
         for stage in stages:
+            if first.manifests[stage].digest == second.manifests[stage].digest:
+                continue  # the very same work
             tags = []
             for side in (first, second):
                 run = side.runs.get(stage, "")

@@ -34,6 +34,7 @@ def parts(found: Difference) -> Iterator[RenderableType]:
     for move in found.moved:
         yield Text(f"{len(move.ids)} pairs moved from {move.old} to {move.new}: {_ids(move.ids)}")
     for name, listed in (
+        ("went on from", found.started),
         ("data and models read", found.sources),
         ("settings", found.config),
         ("code", found.code),
@@ -48,7 +49,9 @@ def parts(found: Difference) -> Iterator[RenderableType]:
         yield Text(paired_text(found.paired))
     for note in found.notes:
         yield Text(f"note: {note}", "yellow")
-    if len(found.same_stages) and not any((found.config, found.code, found.sources, found.teacher, found.scores)):
+    if len(found.same_stages) and not any(
+        (found.started, found.config, found.code, found.sources, found.teacher, found.scores)
+    ):
         yield Text("nothing that was compared differs")
 
 

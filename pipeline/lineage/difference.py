@@ -71,6 +71,8 @@ class Difference:
     same_stages: tuple[str, ...] = ()
     data: tuple[PartChange, ...] = ()
     moved: tuple[Move, ...] = ()
+    started: tuple[Change, ...] = ()
+    """The artifacts of earlier runs that each goes on from: its pairs (`since`), its model (a warm start)."""
     sources: tuple[Change, ...] = ()
     config: tuple[Change, ...] = ()
     code: tuple[Change, ...] = ()

@@ -4,42 +4,36 @@ A manifest names its parents and not its children, so all manifests below the ar
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from components.adapters import tracking
 from components.core.errors import Damaged, InvalidInput
-from components.core.manifest import Manifest, Parent
+from components.core.manifest import Manifest, Parent, earlier_of
+from pipeline.lineage.asking import FindRuns, FindVersions, run_finder, version_finder
+from pipeline.lineage.history import Histories
 from pipeline.lineage.walk import (
     REGISTRY,
     RUN,
     SOURCE,
     STAGES,
-    BestEffort,
     LineageNode,
-    Manifests,
     artifacts,
     facts_of,
+    name_runs,
     problem_of,
-    run_finder,
     scalars,
     sources_of,
 )
 
+if TYPE_CHECKING:
+    from components.adapters.storage import Storage
+
 logger = logging.getLogger(__name__)
 
 NUM_READERS = 16
-FindVersions = Callable[[str], Sequence[tracking.VersionInfo]]
-
-
-class Catalogue(Manifests, Protocol):
-    """Manifests that can be listed; the storage adapter is one."""
-
-    def folders(self, prefix_uri: str) -> Sequence[str]:
-        """Return the uris of the folders right below a prefix."""
-        ...
 
 
 def root_of(uri: str) -> str:
@@ -54,7 +48,7 @@ def starts_of(tree: LineageNode) -> list[str]:
     return [tree.uri.removesuffix("/model") if tree.stage == REGISTRY else tree.uri]
 
 
-def manifests_below(root: str, storage: Catalogue, advance: Callable[[int, int], None] | None = None) -> list[Manifest]:
+def manifests_below(root: str, storage: "Storage", advance: Callable[[int, int], None] | None = None) -> list[Manifest]:
     """Return all manifests below an artifact root, by stage; ones that cannot be read are told in the log.
 
     `advance` is called with how many of how many have been looked at.
@@ -81,39 +75,61 @@ def manifests_below(root: str, storage: Catalogue, advance: Callable[[int, int],
 def descendants(
     starts: Iterable[str],
     manifests: Iterable[Manifest],
+    storage: "Storage",
     *,
-    find_run: Callable[[str], str | None] | None = None,
+    find_runs: FindRuns | None = None,
     find_versions: FindVersions | None = None,
 ) -> list[LineageNode]:
     """Return for each uri (of an artifact, or of a source that one has read) what was made from it.
 
-    What was made from two of them stands below the first. Raises InvalidInput for a uri that no manifest knows.
+    What was made from two of them stands below the first. Raises InvalidInput if no manifest knows any of them; of
+    several, one that is gone has nothing below it.
     """
-    walk = _Down(list(manifests), find_run or run_finder(), find_versions or version_finder())
+    walk = _Down(list(manifests))
+    known = sorted((uri for uri in starts if uri in walk.by_uri or uri in walk.children), key=walk.place)
+    if not known:
+        named = ", ".join(starts)
+        raise InvalidInput(f"no manifest below the artifact root is at {named} or was made from it; check the uri")
     found = []
-    for uri in sorted(starts, key=walk.place):
+    for uri in known:
         if uri not in walk.expanded:
             found.append(walk.start(uri))
-    return found
+    versions: dict[str, list[LineageNode]] = {}
+    histories = Histories(storage)
+    for version in (find_versions or version_finder())({one.digest for one in walk.models.values()}):
+        node = _version(version, histories)
+        versions.setdefault(node.digest, []).append(node)
+    return name_runs([_with_versions(tree, versions) for tree in found], find_runs or run_finder())
+
+
+def _with_versions(node: LineageNode, versions: Mapping[str, list[LineageNode]]) -> LineageNode:
+    """Return a tree with the registered versions of its models below them."""
+    own = versions.get(node.digest, []) if node.stage != REGISTRY and not node.repeated else []
+    return replace(node, children=(*(_with_versions(child, versions) for child in node.children), *own))
 
 
 @dataclass
 class _Down:
     manifests: list[Manifest]
-    find_run: Callable[[str], str | None]
-    find_versions: FindVersions
     by_uri: dict[str, Manifest] = field(default_factory=dict)
-    children: dict[str, list[tuple[Manifest, Parent]]] = field(default_factory=dict)
+    children: dict[str, list[tuple[Manifest, Parent, str]]] = field(default_factory=dict)
+    """By uri: what names it, how, and if that goes on from an earlier run's artifact, as what."""
+    models: dict[str, Manifest] = field(default_factory=dict)
+    """Models in the trees, by uri."""
     expanded: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for manifest in sorted(self.manifests, key=lambda one: (_order(one.stage), one.uri)):
             self.by_uri[manifest.uri] = manifest
             for link in manifest.parents.values():
-                self.children.setdefault(link.uri, []).append((manifest, link))
+                self.children.setdefault(link.uri, []).append((manifest, link, ""))
+            for name, link in earlier_of(manifest).items():
+                self.children.setdefault(link.uri, []).append((manifest, link, name))
             for source in sources_of(manifest):
                 link = Parent(uri=source.uri, digest=source.digest)
-                self.children.setdefault(source.uri, []).append((manifest, link))
+                self.children.setdefault(source.uri, []).append((manifest, link, ""))
+        for links in self.children.values():  # what a later run made of it comes last
+            links.sort(key=lambda one: bool(one[2]))
 
     def place(self, uri: str) -> tuple[int, str]:
         """Return where a start stands: earlier stages first, for they lead to later ones."""
@@ -124,9 +140,7 @@ class _Down:
         manifest = self.by_uri.get(uri)
         if manifest is not None:
             return self.node(manifest, "", ())
-        if uri not in self.children:
-            raise InvalidInput(f"no manifest below the artifact root is at {uri} or was made from it; check the uri")
-        digests = {link.digest for _, link in self.children[uri]}
+        digests = {link.digest for _, link, _ in self.children[uri]}
         return LineageNode(
             SOURCE,
             "",
@@ -136,15 +150,14 @@ class _Down:
             children=self.below(uri, "", ()),
         )
 
-    def node(self, manifest: Manifest, problem: str, path: tuple[str, ...]) -> LineageNode:
-        """Return an artifact with all that is below it."""
+    def node(self, manifest: Manifest, problem: str, path: tuple[str, ...], how: str = "") -> LineageNode:
+        """Return an artifact with all that is below it; `how` says as what it goes on from what is above it."""
         node = LineageNode(
-            name=manifest.stage,
+            name=f"by {how}" if how else manifest.stage,
             stage=manifest.stage,
             uri=manifest.uri,
             digest=manifest.digest,
             run_key=manifest.run_key,
-            mlflow_run_id=self.find_run(manifest.digest),
             statistics=scalars(manifest.statistics),
             problem=problem,
         )
@@ -153,17 +166,18 @@ class _Down:
         if manifest.uri in self.expanded:
             return replace(node, repeated=True)
         self.expanded.add(manifest.uri)
-        versions = [_version(one) for one in self.find_versions(manifest.digest)] if manifest.kind == "model" else []
-        return replace(node, children=(*self.below(manifest.uri, manifest.digest, path), *versions))
+        if manifest.kind == "model":
+            self.models[manifest.uri] = manifest
+        return replace(node, children=self.below(manifest.uri, manifest.digest, path))
 
     def below(self, uri: str, digest: str, path: tuple[str, ...]) -> tuple[LineageNode, ...]:
         """Return what names this uri as a parent; one that read other content says so."""
         found: dict[str, LineageNode] = {}
-        for child, link in self.children.get(uri, ()):
+        for child, link, how in self.children.get(uri, ()):
             other = self.by_uri.get(uri)
             problem = problem_of(link, other).replace("its child", "it", 1) if other is not None and digest else ""
             if child.uri not in found:
-                found[child.uri] = self.node(child, problem, (*path, uri))
+                found[child.uri] = self.node(child, problem, (*path, uri), how)
         return tuple(found.values())
 
 
@@ -171,7 +185,7 @@ def _order(stage: str) -> int:
     return STAGES.index(stage) if stage in STAGES else len(STAGES)
 
 
-def _version(version: tracking.VersionInfo) -> LineageNode:
+def _version(version: tracking.VersionInfo, histories: Histories) -> LineageNode:
     return LineageNode(
         name=f"{version.name}/{version.version}",
         stage=REGISTRY,
@@ -179,9 +193,5 @@ def _version(version: tracking.VersionInfo) -> LineageNode:
         digest=version.tags.get("reasrm.manifest_digest", ""),
         mlflow_run_id=version.run_id or None,
         statistics=facts_of(version),
+        history=histories.of(version),
     )
-
-
-def version_finder() -> FindVersions:
-    """Return a function from a manifest's digest to the model's registered versions."""
-    return BestEffort[Sequence[tracking.VersionInfo]](tracking.find_versions, ())

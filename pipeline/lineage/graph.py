@@ -3,12 +3,17 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from components.core.manifest import SINCE
 from pipeline.lineage.walk import REGISTRY, RUN, SOURCE, STAGES, LineageNode
 
 COLUMNS = (SOURCE, *STAGES, REGISTRY, RUN)
 BOX, GAP, ROW, HEAD, MARGIN, DEPTH = (132, 46), 44, 62, 34, 8, 16
 """Pixels: a box's width and height, the space between columns, from row to row, above the boxes, around it
 all, and how much lower an arrow hangs for each column that it passes."""
+
+
+_STAGE_OF_NAME = {"pairs": "prepare", SINCE: "prepare", "distillation": "filter"}
+"""Where an artifact goes whose manifest is gone; models by any other name are from sft, or as good as."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def _merged(known: LineageNode | None, node: LineageNode) -> LineageNode:
     if known is None:
         return node
     problems = [problem for problem in dict.fromkeys([known.problem, node.problem]) if problem]
-    return replace(node if known.repeated or not known.digest else known, problem="; ".join(problems))
+    fuller = node if not known.digest or (known.is_mention and not node.is_mention) else known
+    return replace(fuller, problem="; ".join(problems))
 
 
 def _column(node: LineageNode) -> str:
@@ -78,16 +84,22 @@ def _column(node: LineageNode) -> str:
         return SOURCE
     if node.stage in COLUMNS:
         return node.stage
-    return node.name if node.name in COLUMNS else {"pairs": "prepare", "distillation": "filter"}.get(node.name, "sft")
+    return node.name if node.name in COLUMNS else _STAGE_OF_NAME.get(node.name, "sft")
 
 
 def _arrow(start: Box, end: Box) -> str:
-    """Return a curve to the next column from side to side, and to one further on below what stands between."""
+    """Return a curve to the next column from side to side, and to one further on or back below what stands between.
+
+    Within a column, from an earlier run to a later one, it goes from left side to left side.
+    """
     span = (end.x - start.x) // (BOX[0] + GAP)
-    if span <= 1:
+    if span == 0:
+        y1, y2, x = start.y + BOX[1] // 2, end.y + BOX[1] // 2, max(start.x - GAP, 0)
+        return f"M{start.x} {y1}C{x} {y1} {x} {y2} {end.x} {y2}"
+    if span == 1:
         x1, y1, x2, y2 = start.x + BOX[0], start.y + BOX[1] // 2, end.x, end.y + BOX[1] // 2
         bend = max(abs(x2 - x1) // 2, GAP // 2)
         return f"M{x1} {y1}C{x1 + bend} {y1} {x2 - bend} {y2} {x2} {y2}"
     x1, x2, y1, y2 = start.x + BOX[0] * 2 // 3, end.x + BOX[0] // 3, start.y + BOX[1], end.y + BOX[1]
-    low = max(y1, y2) + DEPTH * span
+    low = max(y1, y2) + DEPTH * abs(span)
     return f"M{x1} {y1}C{x1} {low} {x2} {low} {x2} {y2}"

@@ -12,10 +12,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from components.core.manifest import Manifest
+from components.core.errors import Damaged
+from components.core.manifest import Manifest, earlier_of
 from components.core.redact import redact
 from pipeline.lineage.verify import Finding
-from pipeline.lineage.walk import SOURCE, LineageNode, artifacts, sources_of
+from pipeline.lineage.walk import CHAMPION, REGISTRY, SOURCE, LineageNode, artifacts, sources_of
 
 SPEC = "https://openlineage.io/spec"
 EVENT = f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent"
@@ -49,12 +50,15 @@ def to_json(
 def events(trees: Iterable[LineageNode], open_manifest: Callable[[str], Manifest | None], when: FindTime) -> list[Any]:
     """Return the events of all artifacts of some trees, in the order in which they were committed.
 
-    `when` says when an artifact's manifest was written. A stage without a manifest has no event.
+    `when` says when an artifact's manifest was written. A stage without a manifest that can be read has no event.
     """
     nodes = {node.uri: node for tree in trees for node in artifacts(tree)}
     found = []
     for node in nodes.values():
-        manifest = open_manifest(node.uri)
+        try:
+            manifest = open_manifest(node.uri)
+        except Damaged:  # the tree says so
+            continue
         committed = when(node.uri) if manifest is not None else None
         if manifest is not None and committed is not None:
             found.append(_event(node, manifest, committed))
@@ -62,8 +66,12 @@ def events(trees: Iterable[LineageNode], open_manifest: Callable[[str], Manifest
 
 
 def _event(node: LineageNode, manifest: Manifest, committed: datetime) -> dict[str, Any]:
-    inputs = [_dataset(parent.uri, parent.digest) for parent in manifest.parents.values()]
-    inputs += [_dataset(source.uri, source.digest) for source in sources_of(manifest)]
+    parents = (*manifest.parents.values(), *earlier_of(manifest).values())
+    inputs = [_dataset(parent.uri, parent.digest) for parent in parents]
+    inputs += [
+        _dataset(source.uri, source.digest, place=REGISTRY if CHAMPION in source.statistics else "file")
+        for source in sources_of(manifest)
+    ]
     work = {
         "runKey": manifest.run_key,
         "codeVersion": manifest.code_version,
@@ -113,17 +121,18 @@ def run_id(node: LineageNode, manifest: Manifest) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{manifest.uri}#{manifest.run_key}"))
 
 
-def _dataset(uri: str, digest: str, *, kind: str = "", problem: str = "") -> dict[str, Any]:
+def _dataset(uri: str, digest: str, *, kind: str = "", problem: str = "", place: str = "file") -> dict[str, Any]:
+    """Return a dataset; `place` is the namespace of what has no uri of the form scheme://."""
     uri = redact(uri)
     scheme, _, rest = uri.partition("://")
-    place, _, name = rest.partition("/")
+    host, _, name = rest.partition("/")
     version = _facet(
         f"{SPEC}/facets/1-0-1/DatasetVersionDatasetFacet.json#/$defs/DatasetVersionDatasetFacet", datasetVersion=digest
     )
     facets = {"version": version} if digest else {}
     if kind or problem:
         facets["reasrm_artifact"] = _facet(CUSTOM["Dataset"], kind=kind or SOURCE, problem=problem)
-    named = (f"{scheme}://{place}", name or "/") if rest else ("file", uri)
+    named = (f"{scheme}://{host}", name or "/") if rest else (place, uri)
     return {"namespace": named[0], "name": named[1], "facets": facets}
 
 

@@ -27,6 +27,7 @@ def render_html(
         box=BOX,
         head=HEAD - 12,
         rows=rows,
+        listed=sorted(rows, key=lambda row: row["key"] != _same(tree)),  # what was asked for comes first
         start=_same(tree),
         num_problems=sum(bool(row["problems"]) for row in rows),
         verified=findings is not None,
@@ -54,5 +55,6 @@ def _row(box: Box, drift: Sequence[str]) -> dict[str, object]:
         "short": label if len(label) <= MAX_NAME else f"{label[: MAX_NAME - 1]}…",
         "digest": node.digest[:DIGEST_CHARS],
         "facts": [(key, shown(short(value), MAX_VALUE)) for key, value in node.statistics.items()],
+        "history": [placing.words for placing in node.history],
         "problems": list(dict.fromkeys([*([node.problem] if node.problem else []), *drift])),
     }

@@ -10,7 +10,9 @@ from rich.tree import Tree
 from components.adapters.page import plain
 from pipeline.lineage.walk import LineageNode
 
-NUM_STATISTICS_SHOWN = 6
+NUM_STATISTICS_SHOWN, NUM_PLACINGS_SHOWN = 6, 3
+FIRST = ("summary", "registered as", "cost", "teachers.", "aliases", "gate")
+"""Statistics (or with a dot, beginnings of their names) that are shown before others."""
 DIGEST_CHARS = 12
 
 
@@ -29,8 +31,19 @@ def title(node: LineageNode) -> str:
 
 
 def facts(node: LineageNode) -> list[str]:
-    """Return a node's first few statistics in words."""
-    return [plain(f"{key}={short(value)}") for key, value in list(node.statistics.items())[:NUM_STATISTICS_SHOWN]]
+    """Return a node's few most telling statistics in words; what a summary says in one line needs no more numbers."""
+
+    def rank(key: str) -> int:
+        told = (place for place, one in enumerate(FIRST) if key == one or (one.endswith(".") and key.startswith(one)))
+        return next(told, len(FIRST))
+
+    ranked = sorted((key for key, value in node.statistics.items() if value != ""), key=rank)
+    if node.statistics.get("summary"):
+        ranked = [key for key in ranked if rank(key) < len(FIRST)]
+    return [
+        plain(str(node.statistics[key]) if key == "summary" else f"{key}={short(node.statistics[key])}")
+        for key in ranked[:NUM_STATISTICS_SHOWN]
+    ]
 
 
 def short(value: Any) -> str:
@@ -47,7 +60,16 @@ def _label(node: LineageNode) -> Text:
     words = facts(node)
     if node.mlflow_run_id:
         words.insert(0, f"run {node.mlflow_run_id}")
-    return text.append("\n" + ", ".join(words), style="dim") if words else text
+    if words:
+        text.append("\n" + ", ".join(words), style="dim")
+    left_out = len(node.history) - NUM_PLACINGS_SHOWN
+    if left_out > 0:
+        text.append(f"\n{left_out} earlier changes: see --json", style="dim")
+    for placing in node.history[-NUM_PLACINGS_SHOWN:]:
+        text.append(f"\n{plain(placing.words)}", style="green" if placing.took else "yellow")
+    if node.is_mention and node.earlier and not node.problem:
+        text.append("\nof an earlier run; --generations shows what it was made from", style="dim")
+    return text
 
 
 def render(tree: LineageNode, width: int = 160) -> str:

@@ -2,47 +2,49 @@
 
 The manifests in the object store are the truth: each names its parents and the digest that was read. MLflow only
 helps to find the start (a registered version, a run) and to name the run behind each manifest.
+
+A run that goes on from an earlier one has its pairs (`since`) and its model (a warm start) before it. They stand in the
+tree; what they were made from does so only as far as `generations` says, for it is another such tree, week by week.
 """
 
-import logging
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from components.adapters import tracking
-from components.core.errors import Damaged, InvalidInput, ReasrmError
-from components.core.manifest import MANIFEST_NAME, Manifest, Parent
+from components.adapters.registry import find_version
+from components.core.errors import Damaged, InvalidInput
+from components.core.manifest import BASE, MANIFEST_NAME, SINCE, WARM_START, Manifest, Parent, earlier_of
+from pipeline.lineage.asking import FindRuns, FindVersions, run_finder, version_finder
+from pipeline.lineage.history import Histories, Placing
 
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from components.adapters.storage import Storage
 
 REGISTRY, RUN, SOURCE = "registry", "run", "source"
 """What a node can be beside the artifact of a stage: a registered version, a pipeline run, data from elsewhere."""
+EARLIER = {SINCE, WARM_START, BASE}
+"""Names of what an artifact goes on from that an earlier run made."""
 STAGES = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
+CHAMPION = "champion"
+"""The statistic of a source that is the champion which a benchmark judged too."""
+NO_CHAMPION = "none"
+"""What a benchmark records as the digest of the champion where there was none."""
 GONE = "there is no manifest here any more"
 NUM_LEVELS = 3
 """How far below its artifact a file may lie for its uri to be understood: model/tokenizer/x.json."""
 _MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _LOGGED_MODEL = re.compile(r"m-[0-9a-f]{32}")
 _KFP_RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_VERSION = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))?")
-
-
-class Manifests(Protocol):
-    """Where manifests are read; the storage adapter is one."""
-
-    def open(self, uri: str) -> Manifest | None:
-        """Return the manifest at a uri, or None if there is none."""
-        ...
 
 
 @dataclass(frozen=True)
 class LineageNode:
     """One artifact with what it was made from, or (`descendants`) what was made from it.
 
-    `stage` is empty where it is not known, `repeated`: shown in full above.
+    `stage` is empty where it is not known, `repeated`: shown in full above. `earlier`: an earlier run made it, and its
+    child went on from it. `history` is who made a registered version champion, or took it away.
     """
 
     name: str
@@ -54,6 +56,8 @@ class LineageNode:
     statistics: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
     repeated: bool = False
+    earlier: bool = False
+    history: tuple[Placing, ...] = ()
     parents: tuple["LineageNode", ...] = ()
     children: tuple["LineageNode", ...] = ()
 
@@ -62,6 +66,11 @@ class LineageNode:
         """Whether a manifest of ours describes it, or should."""
         return self.stage not in {REGISTRY, RUN} and self.name != SOURCE
 
+    @property
+    def is_mention(self) -> bool:
+        """Whether what it was made from may be left out here."""
+        return self.repeated or (self.earlier and not self.parents)
+
     def walk(self) -> Iterator["LineageNode"]:
         """Yield this node and all behind it, each with what is repeated."""
         yield self
@@ -69,14 +78,26 @@ class LineageNode:
             yield from node.walk()
 
 
-def chain(reference: str, storage: Manifests, *, find_run: Callable[[str], str | None] | None = None) -> LineageNode:
+def chain(
+    reference: str,
+    storage: "Storage",
+    *,
+    generations: int = 0,
+    find_runs: FindRuns | None = None,
+    find_versions: FindVersions | None = None,
+) -> LineageNode:
     """Return the tree behind a registered version, an artifact's uri, an MLflow run or a pipeline run.
 
     A version is `name`, `name/3` or `name@champion`; a name alone is its newest version. A uri may be that of a file
-    in the artifact. A pipeline run is named by KFP's id of it, or on one machine by its folder's name.
+    in the artifact. A pipeline run is named by KFP's id of it, or on one machine by its folder's name. Of so many
+    `generations` of earlier runs the tree has what their artifacts were made from.
     Raises InvalidInput if there is no such thing, Transient if MLflow is needed and does not answer.
     """
-    walk = _Walk(storage, find_run or run_finder())
+    tree = _found(_Walk(storage, generations), reference)
+    return name_runs([_name_starts(tree, find_versions or version_finder())], find_runs or run_finder())[0]
+
+
+def _found(walk: "_Walk", reference: str) -> LineageNode:
     if "://" in reference:
         return _start(walk, reference)
     if _LOGGED_MODEL.fullmatch(reference):
@@ -99,9 +120,41 @@ def artifacts(tree: LineageNode) -> list[LineageNode]:
     """Return each artifact of a tree once, in the tree's order; what is described in full goes before a mention."""
     found: dict[str, LineageNode] = {}
     for node in tree.walk():
-        if node.is_artifact and (node.uri not in found or (found[node.uri].repeated and not node.repeated)):
+        if node.is_artifact and (node.uri not in found or (found[node.uri].is_mention and not node.is_mention)):
             found[node.uri] = node
     return list(found.values())
+
+
+def name_runs(trees: Sequence[LineageNode], find_runs: FindRuns) -> list[LineageNode]:
+    """Return the trees with the MLflow run that made each artifact; all are asked for at once."""
+    runs = find_runs(
+        sorted({node.digest for tree in trees for node in tree.walk() if node.is_artifact and node.digest})
+    )
+
+    def named(node: LineageNode) -> LineageNode:
+        return replace(
+            node,
+            mlflow_run_id=runs.get(node.digest) if node.is_artifact else node.mlflow_run_id,
+            parents=tuple(map(named, node.parents)),
+            children=tuple(map(named, node.children)),
+        )
+
+    return [named(tree) for tree in trees] if runs else list(trees)
+
+
+def _name_starts(tree: LineageNode, find_versions: FindVersions) -> LineageNode:
+    """Return the tree with the registered versions whose models it started from."""
+    digests = {node.digest for node in tree.walk() if node.name in {WARM_START, BASE}}
+    names: dict[str, list[str]] = {}
+    for version in find_versions(digests) if digests else ():
+        names.setdefault(version.tags.get("reasrm.manifest_digest", ""), []).append(f"{version.name}/{version.version}")
+
+    def named(node: LineageNode) -> LineageNode:
+        found = names.get(node.digest) if node.name in {WARM_START, BASE} else None
+        told = {"registered as": ", ".join(found)} if found else {}
+        return replace(node, statistics=node.statistics | told, parents=tuple(map(named, node.parents)))
+
+    return named(tree) if names else tree
 
 
 def _start(walk: "_Walk", reference: str) -> LineageNode:
@@ -161,13 +214,9 @@ def _from_outputs(walk: "_Walk", outputs: Sequence[tracking.StageOutput]) -> Lin
 
 
 def _from_version(walk: "_Walk", reference: str) -> LineageNode:
-    match = _VERSION.fullmatch(reference)
-    if match is None:
-        raise InvalidInput(f"{reference!r} is no model version; write name, name/3, name@champion or an s3:// uri")
-    name, number, alias = match["name"], match["version"] or "", match["alias"]
-    version = tracking.get_alias(name, alias) if alias else tracking.get_version(name, number)
+    version = find_version(reference)
     if version is None:
-        run = _from_run(walk, name) if not (number or alias) else None
+        run = None if set(reference) & {"/", "@"} else _from_run(walk, reference)
         if run is None:
             raise InvalidInput(f"MLflow has no model version and no run {reference}; check the name and the version")
         return run
@@ -177,8 +226,8 @@ def _from_version(walk: "_Walk", reference: str) -> LineageNode:
     nodes: list[LineageNode] = []
     for stage, uri in starts.items():
         # The decision to publish already leads to the benchmark, and that to the model.
-        if uri and not nodes and (node := walk.node(stage, Parent(uri=uri, digest=""), ())).problem != GONE:
-            nodes.append(node)
+        if uri and all(node.problem == GONE for node in nodes):
+            nodes.append(walk.node(stage, Parent(uri=uri, digest=""), ()))
     link = Parent(uri=model_uri, digest=tags.get("reasrm.manifest_digest", ""))
     model = next((found for node in nodes for found in node.walk() if found.uri == model_uri), None)
     if model is None:
@@ -194,6 +243,7 @@ def _from_version(walk: "_Walk", reference: str) -> LineageNode:
         problem=""
         if model is None or link.digest in {"", model.digest}
         else f"it was registered with digest {link.digest}, but the model's manifest now has {model.digest}",
+        history=Histories(walk.storage).of(version),
         parents=tuple(nodes),
     )
 
@@ -213,34 +263,40 @@ def contains(node: LineageNode, uri: str) -> bool:
 class _Walk:
     """What one walk has seen: shared parents are expanded once, and nothing is read twice."""
 
-    storage: Manifests
-    find_run: Callable[[str], str | None]
+    storage: "Storage"
+    generations: int
     expanded: set[str] = field(default_factory=set)
 
-    def node(self, name: str, link: Parent, path: tuple[str, ...]) -> LineageNode:
+    def node(self, name: str, link: Parent, path: tuple[str, ...], generation: int = 0) -> LineageNode:
+        """Return an artifact with what is behind it; `generation` counts the earlier runs that lead to it."""
+        earlier = name in EARLIER
         try:
             manifest = self.storage.open(link.uri)
         except Damaged as error:
-            return LineageNode(name, "", link.uri, link.digest, problem=str(error))
+            return LineageNode(name, "", link.uri, link.digest, problem=str(error), earlier=earlier)
         if manifest is None:
-            return LineageNode(name, "", link.uri, link.digest, problem=GONE)
+            return LineageNode(name, "", link.uri, link.digest, problem=GONE, earlier=earlier)
         node = LineageNode(
             name=name,
             stage=manifest.stage,
             uri=manifest.uri,
             digest=manifest.digest,
             run_key=manifest.run_key,
-            mlflow_run_id=self.find_run(manifest.digest),
             statistics=scalars(manifest.statistics),
             problem=problem_of(link, manifest),
+            earlier=earlier,
         )
         if link.uri in path:
             return replace(node, problem=f"{node.problem} it is its own ancestor".strip())
         if link.uri in self.expanded:
             return replace(node, repeated=True)
+        if generation > self.generations:
+            return node
         self.expanded.add(link.uri)
-        parents = [self.node(key, parent, (*path, link.uri)) for key, parent in manifest.parents.items()]
-        return replace(node, parents=(*parents, *sources_of(manifest)))
+        path = (*path, link.uri)
+        parents = [self.node(key, parent, path, generation) for key, parent in manifest.parents.items()]
+        before = [self.node(key, parent, path, generation + 1) for key, parent in earlier_of(manifest).items()]
+        return replace(node, parents=(*parents, *before, *sources_of(manifest)))
 
 
 def problem_of(link: Parent, manifest: Manifest) -> str:
@@ -253,21 +309,31 @@ def problem_of(link: Parent, manifest: Manifest) -> str:
 
 
 def sources_of(manifest: Manifest) -> list[LineageNode]:
-    """Return the preference data that a prepare manifest names, which no manifest of ours describes."""
+    """Return the preference data and models that a manifest names and that no manifest of ours describes."""
     sources = manifest.statistics.get("sources")
     if not isinstance(sources, list):
         return []
+    ours = {parent.uri for parent in earlier_of(manifest).values()}
+    champion = manifest.config.get(CHAMPION) if manifest.stage == "benchmark" else None
     return [
         LineageNode(
             name=SOURCE,
             stage="",
-            uri=str(source.get("uri", "")),
+            uri=uri,
             digest=str(source.get("sha256", "")),
-            statistics=scalars({key: value for key, value in source.items() if key not in {"uri", "sha256"}}),
+            statistics=scalars({key: value for key, value in source.items() if key not in {"uri", "sha256"}})
+            | ({CHAMPION: "at that time, judged beside it"} if uri == champion else {}),
         )
         for source in sources
         if isinstance(source, dict)
+        and not _is_of(uri := str(source.get("uri", "")), ours)
+        and (uri != champion or source.get("sha256") != NO_CHAMPION)
     ]
+
+
+def _is_of(uri: str, artifacts: Iterable[str]) -> bool:
+    """Whether a uri is that of one of the artifacts, or of a file in it."""
+    return any(uri == one or uri.startswith(f"{one}/") for one in artifacts)
 
 
 def scalars(statistics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -279,27 +345,3 @@ def scalars(statistics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif isinstance(value, (int, float, str)):
             found[f"{prefix}{key}"] = value
     return found
-
-
-class BestEffort(Generic[T]):
-    """Asks MLflow until it fails once, and answers `otherwise` from then on: the chain stands without it."""
-
-    def __init__(self, ask: Callable[[str], T], otherwise: T) -> None:
-        self.ask, self.otherwise = ask, otherwise
-        self.reachable = bool(os.environ.get("MLFLOW_TRACKING_URI"))
-
-    def __call__(self, digest: str) -> T:
-        """Return what MLflow says of a manifest, by its digest."""
-        if not self.reachable:
-            return self.otherwise
-        try:
-            return self.ask(digest)
-        except ReasrmError as error:
-            logger.warning("lineage: what only MLflow knows is left out: %s", error)
-            self.reachable = False
-            return self.otherwise
-
-
-def run_finder() -> Callable[[str], str | None]:
-    """Return a function from a manifest's digest to the MLflow run that made it."""
-    return BestEffort[str | None](tracking.find_run, None)

@@ -219,8 +219,10 @@ def test_a_version_is_registered_once_and_found_by_alias(experiment, client, tmp
     assert versions[0] == versions[1]
     assert (versions[0].version, versions[0].description) == ("1", "a judge")
     assert versions[0].model_id == tracking.find_model(model.digest).model_id
-    second = tracking.register_version(name, f"{model.uri}/model", None, None, tags | {"reasrm.run_key": "l"}, "")
-    assert second.version == "2"
+    again = tracking.register_version(name, f"{model.uri}/model", None, None, tags | {"reasrm.run_key": "l"}, "")
+    assert again == versions[0], "another run that ends with the same model"
+    other = {"reasrm.run_key": "l", "reasrm.manifest_digest": "0" * 64}
+    assert tracking.register_version(name, f"{model.uri}/model", None, None, other, "").version == "2"
     assert tracking.get_alias(name, "champion") is None
     for version in ("1", "2"):
         tracking.set_alias(name, "champion", version)
@@ -262,7 +264,7 @@ def test_lineage_starts_from_a_version_an_alias_or_a_run(experiment, tmp_path):
     assert (benchmark.parents[0].stage, benchmark.parents[0].mlflow_run_id) == ("sft", run.mlflow_run_id)
     assert benchmark.parents[0].parents[0].parents[0].uri == "s3://data/p.jsonl"
     assert chain(run.mlflow_run_id, Store()).uri == model.uri
-    with pytest.raises(InvalidInput, match="unknown or has made no artifact"):
+    with pytest.raises(InvalidInput, match=r"MLflow has no run 0{32}; check the id"):
         chain("0" * 32, Store())
-    with pytest.raises(InvalidInput, match="registry has no"):
+    with pytest.raises(InvalidInput, match="MLflow has no model version and no run"):
         chain(f"{name}@nobody", Store())
