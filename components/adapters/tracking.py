@@ -51,6 +51,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+MAX_DESCRIPTION_CHARS = 5000
+"""MLflow's column; SQLite takes more, PostgreSQL and MySQL refuse it."""
 REFUSED = {400, 404, 409, 413, 422}
 DENIED = {401, 403}
 COLLIDED = ("IntegrityError", "UniqueViolation")
@@ -208,12 +210,16 @@ def _model(model: Any) -> ModelInfo | None:
 
 
 def find_run(digest: str) -> str | None:
-    """Return the id of the run whose output has this manifest digest. Raises Transient or InvalidInput."""
+    """Return the id of the run that made the artifact with this manifest digest, or else of one that used it again.
+
+    Raises Transient or InvalidInput.
+    """
 
     def work(client: Any) -> str | None:
-        query = f"tags.`reasrm.output_digest` = {quoted(digest)}"
-        found = client.search_runs(all_experiments(client), query, max_results=1)
-        return str(found[0].info.run_id) if found else None
+        query, oldest = f"tags.`reasrm.output_digest` = {quoted(digest)}", ["attributes.start_time ASC"]
+        found = client.search_runs(all_experiments(client), query, order_by=oldest, max_results=100)
+        made = [run for run in found if run.data.tags.get("reasrm.reused") != "true"]
+        return next((str(run.info.run_id) for run in (*made, *found)), None)
 
     return _call(f"looking up the run that made {digest}", work)
 
@@ -377,7 +383,14 @@ def register_version(
         if model:
             all_tags["reasrm.model_id"] = model
         made = client.create_model_version(
-            name, source_uri, run_id or None, all_tags, None, description, await_creation_for=0, model_id=model
+            name,
+            source_uri,
+            run_id or None,
+            all_tags,
+            None,
+            cut(description, MAX_DESCRIPTION_CHARS),
+            await_creation_for=0,
+            model_id=model,
         )
         # Of two that register the same model at once, both find the older version now, and one takes its own back.
         oldest = _registered(client, name, tags)
@@ -404,7 +417,7 @@ def _registered(client: Any, name: str, tags: Mapping[str, str]) -> VersionInfo 
 
 
 def _cut_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
+    return {clean_key(key): cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
 
 
 def tag_version(name: str, version: str, tags: Mapping[str, str | None]) -> None:
@@ -425,7 +438,8 @@ def tag_version(name: str, version: str, tags: Mapping[str, str | None]) -> None
 
 def describe_version(name: str, version: str, description: str) -> None:
     """Replace a version's description. Raises Transient or InvalidInput."""
-    _call(f"describing {name}/{version}", lambda client: client.update_model_version(name, version, description))
+    text = cut(description, MAX_DESCRIPTION_CHARS)
+    _call(f"describing {name}/{version}", lambda client: client.update_model_version(name, version, text))
 
 
 def model_tags(name: str) -> dict[str, str] | None:
@@ -473,8 +487,9 @@ def get_version(name: str, version: str) -> VersionInfo | None:
     def work(client: Any) -> VersionInfo | None:
         number = version
         if not number:
-            found = client.search_model_versions(f"name = {quoted(name)}")
-            number = str(max((int(v.version) for v in found), default=""))
+            newest = ["version_number DESC"]
+            found = client.search_model_versions(f"name = {quoted(name)}", max_results=1, order_by=newest)
+            number = str(found[0].version) if found else ""
         return _version(client.get_model_version(name, number)) if number else None
 
     return _call(f"reading {name}/{version}", work)

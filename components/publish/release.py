@@ -75,7 +75,7 @@ class Release:
         """Say in words what became of the alias."""
         alias = f"the alias {self.config.alias}"
         if self.promoted:
-            former = f"; before it pointed to {self.replaces}, which is previous now" if self.replaces else ""
+            former = f"; before it pointed to {self.replaces}, where a rollback goes" if self.replaces else ""
             return f"{alias[0].upper()}{alias[1:]} points to this version{former}."
         if self.refusal:
             return f"{alias[0].upper()}{alias[1:]} was not moved: {self.refusal}."

@@ -448,7 +448,7 @@ def test_licences_that_the_recipe_states_stand_in_the_card(evidence):
 
 def test_the_card_and_the_report_tell_what_became_of_the_alias(evidence):
     for change, words in (
-        ({"replaces": "demo-judge/2"}, "before it pointed to demo-judge/2, which is previous now"),
+        ({"replaces": "demo-judge/2"}, "before it pointed to demo-judge/2, where a rollback goes"),
         ({"refusal": "the champion changed"}, "The alias champion was not moved: the champion changed."),
     ):
         release = replace(released(evidence), **change)
