@@ -26,14 +26,21 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     """Register the model, passed or not, promote it if it passed, and return the statistics."""
     evidence = gather(inputs, output.storage, config)
     facts = [
-        check_lineage(evidence.manifests.values(), output.storage),
+        check_lineage(evidence.ancestry),
         check_weights(evidence.manifests[config.judge], output.storage),
     ]
     decision = decide(evidence.statistics, config, facts)
     version = _register(config, evidence, decision, output)
     outcome = _promote(config, evidence, decision, version, output)
     release = Release(
-        config, evidence, decision, version.version, output.run_key, refusal=outcome.reason, replaces=outcome.replaces
+        config,
+        evidence,
+        decision,
+        version.version,
+        output.run_key,
+        refusal=outcome.reason,
+        replaces=outcome.replaces,
+        started_from=_started_from(config, evidence),
     )
     decided = _record(release)
     texts = {
@@ -60,8 +67,10 @@ def _register(config: Config, evidence: Evidence, decision: Decision, output: Ou
         "reasrm.manifest_uri": model.uri,
         "reasrm.manifest_digest": model.digest,
         "reasrm.publish_uri": output.uri,
-        "reasrm.base_model": str(evidence.manifests["sft"].config.get("base_model", "")),
+        "reasrm.base_model": evidence.base_model,
     }
+    if evidence.start is not None:
+        tags["reasrm.started_from"] = evidence.start.uri
     tags |= {f"reasrm.{name}_uri": ancestor.uri for name, ancestor in evidence.lineage.items()}
     tags |= {f"reasrm.gate.{check.name.replace(' ', '_')}": check.text for check in decision.checks}
     if decision.reasons:
@@ -73,6 +82,13 @@ def _register(config: Config, evidence: Evidence, decision: Decision, output: Ou
     tracking.tag_version(name, version.version, {"reasrm.gate_reasons": None, **tags})
     tracking.describe_version(name, version.version, description)
     return version
+
+
+def _started_from(config: Config, evidence: Evidence) -> str:
+    """Return the registered version that SFT started from, of this model's own if it has several names."""
+    found = tracking.find_versions(evidence.start.digest) if evidence.start else []
+    own = [version for version in found if version.name == config.model_name]
+    return next((f"{version.name}/{version.version}" for version in (*own, *found)), "")
 
 
 def _verdict(decision: Decision) -> str:
