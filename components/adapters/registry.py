@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from components.adapters.tracking import VersionInfo, get_alias, get_version
 from components.core.errors import InvalidInput
 from components.core.manifest import Manifest
+from components.core.verdict import GRAMMARS, Grammar
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
@@ -78,3 +79,14 @@ def open_artifact(version: VersionInfo, storage: "Storage", tag: str = MODEL_TAG
 def artifact_of(version: VersionInfo) -> str:
     """Return the uri of the artifact that holds a version's weights."""
     return version.tags.get(MODEL_TAG) or version.source_uri.removesuffix("/model")
+
+
+def grammar_of(model: Manifest, storage: "Storage") -> Grammar | None:
+    """Return the form of judgment that a model of ours learned; SFT has it of its examples. None if nothing says so."""
+    taught = model.parents.get("examples")
+    for made in (model, storage.open(taught.uri) if taught else None):
+        asked = made.config.get("grammar") if made else None
+        for grammar in GRAMMARS:
+            if grammar == asked:
+                return grammar
+    return None

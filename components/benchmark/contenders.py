@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.adapters.engines import Engine, open_engine
 from components.adapters.models import fingerprint, pick_precision, resolve
-from components.adapters.registry import MODEL_TAG, find_artifact
+from components.adapters.registry import MODEL_TAG, find_artifact, grammar_of
 from components.adapters.scalars import open_scorer
 from components.adapters.stage import Inputs, Output
 from components.adapters.teachers.http import headers_with_key
@@ -19,7 +19,7 @@ from components.core.errors import Transient
 from components.core.judges import EndpointJudge, GenerativeJudge, ScalarEndpointJudge, ScalarJudge
 from components.core.manifest import Manifest
 from components.core.teachers import Price
-from components.core.verdict import GRAMMARS, Grammar
+from components.core.verdict import Grammar
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
@@ -72,7 +72,7 @@ class _Maker:
         return self._local(name, digest, judge, ours=True)
 
     def champion(self, manifest: Manifest) -> Contender:
-        grammar = _grammar(manifest, self.output.storage) or self.config.grammar
+        grammar = grammar_of(manifest, self.output.storage) or self.config.grammar
         judge = self._written(self._download(CHAMPION, manifest.uri), grammar)
         return self._local(CHAMPION, manifest.digest, judge, ours=True)
 
@@ -123,17 +123,6 @@ class _Maker:
             )
 
         return WrittenJudge(load, grammar, config)
-
-
-def _grammar(model: Manifest, storage: "Storage") -> Grammar | None:
-    """Return the form of judgment that a model of ours learned; SFT has it of its examples."""
-    taught = model.parents.get("examples")
-    for made in (model, storage.open(taught.uri) if taught else None):
-        asked = made.config.get("grammar") if made else None
-        for grammar in GRAMMARS:
-            if grammar == asked:
-                return grammar
-    return None
 
 
 def _digest(reference: str, storage: "Storage") -> str:

@@ -11,9 +11,9 @@ import pytest
 
 from components.adapters import tracking
 from components.adapters.promotions import NONE, Holder, Promotion, find_log, former, taken_away
-from components.adapters.registry import MODEL_TAG, find_artifact
+from components.adapters.registry import MODEL_TAG, find_artifact, grammar_of
 from components.core.errors import Damaged, InvalidInput
-from components.core.manifest import Manifest
+from components.core.manifest import Manifest, Parent
 from pipeline import cli
 from pipeline.commands.promotion import change
 
@@ -335,3 +335,21 @@ def test_a_rollback_that_was_interrupted_is_finished_and_not_done_twice(log, rea
                           "(by me: because)\n")  # fmt: skip
     assert aliases(log) == {"champion": "2", "previous": "1"}
     assert tracking.get_version(log.model, "3").tags["reasrm.rolled_back"] == "by me: because"
+
+
+def test_a_model_of_sft_is_asked_in_the_form_that_its_examples_taught(s3):
+    def committed(stage, config, **parents):
+        links = {name: Parent(uri=made.uri, digest=made.digest) for name, made in parents.items()}
+        made = Manifest(
+            kind=stage, stage=stage, uri=f"{s3.prefix}/{stage}/g", run_key="0" * 64, code_version="1", config=config,
+            files=(), parents=links,
+        )  # fmt: skip
+        s3.storage.write_bytes(f"{made.uri}/manifest.json", made.to_bytes())
+        return made
+
+    examples = committed("filter", {"grammar": "think"})
+    tuned = committed("sft", {}, examples=examples)
+    assert grammar_of(tuned, s3.storage) == "think"
+    assert grammar_of(committed("grpo", {"grammar": "rubric"}, examples=examples), s3.storage) == "rubric"
+    s3.storage.delete([f"{examples.uri}/manifest.json"])
+    assert grammar_of(tuned, s3.storage) is None
