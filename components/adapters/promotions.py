@@ -5,6 +5,9 @@ each change of the champion is a record `<root>/<model>/<alias>/<number>.json` t
 of two runs that both want the next number one gets it. The alias is moved after its record; whoever comes next finishes
 what was begun (`settle`). An alias that was moved in MLflow itself becomes a record of its own, so that nobody's
 decision is undone.
+
+A registered model says in a tag where its log is, from before the first record on. So the log stays with a model that
+is renamed, and one that takes over a name begins its own.
 """
 
 import getpass
@@ -12,13 +15,14 @@ import logging
 import re
 import socket
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from pydantic import ValidationError
 
 from components.adapters import tracking
+from components.adapters.registry import DIGEST_TAG, artifact_of
 from components.adapters.tracking import VersionInfo
 from components.core.errors import Damaged, InvalidInput, Transient
 from components.core.schema import Record
@@ -30,7 +34,9 @@ logger = logging.getLogger(__name__)
 
 NONE = "none"
 """Stands for the digest of the champion where there is none; the benchmark writes the same."""
-PREVIOUS, CHALLENGER = "previous", "challenger"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+UNKNOWN = "unknown"
+"""Stands for the digest of a version that this pipeline did not register."""
 ROLLED_BACK = "reasrm.rolled_back"
 FORMER = "reasrm.former_version"
 PLACE = "reasrm.promotions"
@@ -81,13 +87,20 @@ class Promotions:
     storage: "Storage"
     model: str
     alias: str
-    root: str
-    """S3 prefix of the logs of all models."""
+    place: str
+    """S3 prefix of the logs of this model's aliases."""
+    _known: dict[str, Promotion] = field(default_factory=dict, compare=False, repr=False)
+    """Records by uri; they never change."""
 
     @property
     def uri(self) -> str:
         """Where the records lie."""
-        return f"{self.root.rstrip('/')}/{quote(self.model, safe='')}/{self.alias}"
+        return f"{self.place.rstrip('/')}/{self.alias}"
+
+    @property
+    def previous(self) -> str:
+        """The alias of whom the champion replaced."""
+        return PREVIOUS if self.alias == CHAMPION else f"{PREVIOUS}-{self.alias}"
 
     @property
     def mark(self) -> str:
@@ -100,12 +113,20 @@ class Promotions:
         return [self._read(uri) for uri in sorted(found)]
 
     def _read(self, uri: str) -> Promotion:
-        try:
-            return Promotion.model_validate_json(self.storage.read_bytes(uri) or b"")
-        except ValidationError as error:
-            raise Damaged(
-                f"{uri} is no record of a promotion ({error}); put the right one there, or delete it"
-            ) from error
+        if uri not in self._known:
+            wrong = ""
+            try:
+                record = Promotion.model_validate_json(self.storage.read_bytes(uri) or b"")
+                wrong = "" if uri == self._uri(record.number) else f"it says that it is number {record.number}"
+            except ValidationError as error:
+                wrong = str(error)
+            if wrong:
+                raise Damaged(f"{uri} is no record of a promotion ({wrong}); put the right one there, or delete it")
+            self._known[uri] = record
+        return self._known[uri]
+
+    def _uri(self, number: int) -> str:
+        return f"{self.uri}/{number:06d}.json"
 
     def pending(self) -> Promotion | None:
         """Return the last record if the aliases may not have followed it."""
@@ -129,7 +150,7 @@ class Promotions:
                 if last and marked < last.number:
                     self._follow(last)
                 return history
-            if last and marked < last.number and (not champion or tracking.get_version(self.model, champion)):
+            if last and marked < last.number and self._is_unfinished(last, pointed):
                 logger.warning(
                     "%s@%s: finishing promotion %s, which was interrupted", self.model, self.alias, last.number
                 )
@@ -142,13 +163,23 @@ class Promotions:
                 self._follow(record)
         raise Transient(f"{self.model}@{self.alias} keeps changing; run again")
 
+    def _is_unfinished(self, last: Promotion, pointed: VersionInfo | None) -> bool:
+        """Tell whether the alias is still where it was before the last record: whoever wrote that did not move it.
+
+        If it is anywhere else somebody moved it since, which counts for more.
+        """
+        if last.champion and tracking.get_version(self.model, last.champion.version) is None:
+            return False
+        before = tracking.get_version(self.model, last.replaces.version) if last.replaces else None
+        return (pointed.version if pointed else "") == (before.version if before else "")
+
     def holder(self, version: VersionInfo) -> Holder:
         """Return a version with the digest of its model; without a tag or a manifest the digest is unknown."""
-        digest = version.tags.get("reasrm.manifest_digest", "")
+        digest = version.tags.get(DIGEST_TAG, "")
         if not digest and version.source_uri.startswith("s3://"):
             manifest = self.storage.open(artifact_of(version))
             digest = manifest.digest if manifest else ""
-        return Holder(version=version.version, digest=digest or "unknown")
+        return Holder(version=version.version, digest=digest or UNKNOWN)
 
     def move(
         self, version: VersionInfo, *, kind: Kind, by: str, why: str, key: str, compared: str | None = None
@@ -158,19 +189,20 @@ class Promotions:
         `compared` is the digest of that one, NONE if there was none, None if it does not matter. Doing it again with
         the same `key` changes nothing. Raises Transient or InvalidInput.
         """
+        tried = False
         for _ in range(TRIES):
             history = self.settle()
             mine = next((record for record in history if record.key == key), None)
             now = history[-1].champion if history else Holder()
-            if mine is None and now.version == version.version:
-                mine = next(record for record in reversed(history) if record.champion.version == version.version)
-            if mine is not None:
-                return Outcome(True, self._named(mine.replaces))
+            if mine is not None:  # with `tried`: S3 took the record, and its answer was lost
+                return Outcome(True, self._named(mine.replaces), moved=tried)
+            if now.version == version.version:
+                return Outcome(True, self._named(former(history)))
             if compared is not None and compared != now.digest:
                 was = f"version {now.version}" if now else "none"
                 reason = f"the champion changed meanwhile (it is {was} now): benchmark again"
                 return Outcome(False, self._named(now), reason)
-            record = self._next(history, self.holder(version), kind, by, why, key)
+            record, tried = self._next(history, self.holder(version), kind, by, why, key), True
             if self._write(record):
                 self._follow(record)
                 return Outcome(True, self._named(now), moved=True)
@@ -191,19 +223,19 @@ class Promotions:
 
     def _write(self, record: Promotion) -> bool:
         data = (record.model_dump_json(indent=1) + "\n").encode()
-        return self.storage.write_bytes(f"{self.uri}/{record.number:06d}.json", data, if_absent=True)
+        return self.storage.write_bytes(self._uri(record.number), data, if_absent=True)
 
     def _follow(self, record: Promotion) -> None:
         """Let aliases and tags say what the log says; whoever was overtaken meanwhile follows the newer record."""
         while True:
             self._point(self.alias, record.champion)
             history = self.read()
-            self._point(PREVIOUS, former(history))
-            self._tag(record)
+            self._point(self.previous, former(history))
+            self._tag(record, history)
             if history[-1].number == record.number:
                 break
             record = history[-1]
-        tracking.tag_model(self.model, {self.mark: str(record.number), PLACE: self.root})
+        tracking.tag_model(self.model, {self.mark: str(record.number)})
 
     def _point(self, alias: str, holder: Holder) -> None:
         if holder and tracking.get_version(self.model, holder.version):
@@ -211,14 +243,15 @@ class Promotions:
         else:
             tracking.delete_alias(self.model, alias)
 
-    def _tag(self, record: Promotion) -> None:
+    def _tag(self, record: Promotion, history: list[Promotion]) -> None:
         tags: dict[str, str | None] = {"reasrm.promoted_by": record.by, "reasrm.promoted_why": record.why}
-        if record.replaces and record.kind != "rollback":
+        if record.replaces and not _goes_back(record, history):
             tags[FORMER] = self._named(record.replaces)
         if record.champion and tracking.get_version(self.model, record.champion.version):
             tracking.tag_version(self.model, record.champion.version, tags | {ROLLED_BACK: None})
-        if record.kind == "rollback" and tracking.get_version(self.model, record.replaces.version):
-            tracking.tag_version(self.model, record.replaces.version, {ROLLED_BACK: f"by {record.by}: {record.why}"})
+        taken = taken_away(history, record.replaces)
+        if taken is not None and tracking.get_version(self.model, record.replaces.version):
+            tracking.tag_version(self.model, record.replaces.version, {ROLLED_BACK: f"by {taken.by}: {taken.why}"})
 
     def _named(self, holder: Holder) -> str:
         return f"{self.model}/{holder.version}" if holder else ""
@@ -228,9 +261,38 @@ def former(history: list[Promotion]) -> Holder:
     """Return whom the present champion replaced when it was promoted: where a rollback goes."""
     now = history[-1].champion if history else Holder()
     for record in reversed(history):
-        if record.champion.version == now.version and record.kind != "rollback":
+        if record.champion.version == now.version and not _goes_back(record, history):
             return record.replaces
     return Holder()
+
+
+def taken_away(history: list[Promotion], version: Holder) -> Promotion | None:
+    """Return the record by which a person took a version's place away, unless it was given back since.
+
+    The same model under another number is the same: a version can be deleted and its model registered again.
+    """
+    for record in reversed(history):
+        if _is_same(record.champion, version):
+            return None
+        if _is_same(record.replaces, version) and _goes_back(record, history):
+            return record
+    return None
+
+
+def _is_same(one: Holder, other: Holder) -> bool:
+    known = one.digest not in {NONE, UNKNOWN}
+    return bool(one and other) and (one.version == other.version or (known and one.digest == other.digest))
+
+
+def _goes_back(record: Promotion, history: list[Promotion]) -> bool:
+    """Tell whether a record takes a version's place away rather than giving a place to a new one.
+
+    In MLflow itself that is moving the alias back to one that was champion before, or removing it.
+    """
+    if record.kind == "by hand":
+        earlier = {one.champion.version for one in history if one.number < record.number}
+        return not record.champion or record.champion.version in earlier
+    return record.kind == "rollback"
 
 
 def find_log(storage: "Storage", model: str, alias: str, root: str = "") -> Promotions:
@@ -241,24 +303,33 @@ def find_log(storage: "Storage", model: str, alias: str, root: str = "") -> Prom
     tags = tracking.model_tags(model)
     if tags is None:
         raise InvalidInput(f"MLflow's registry has no model {model!r}; check the name")
-    place = tags.get(PLACE) or root
-    if not place:
-        version = tracking.get_version(model, "")
+    if not tags.get(PLACE):
+        version = None if root else tracking.get_version(model, "")
         released = version.tags.get("reasrm.publish_uri", "") if version else ""
-        place = beside(released) if released else ""
-    if not place:
-        raise InvalidInput(f"{model} was not registered by this pipeline; move its aliases in MLflow itself")
-    return Promotions(storage, model, alias, place)
+        root = root or (beside(released) if released else "")
+        if not root:
+            raise InvalidInput(f"{model} was not registered by this pipeline; move its aliases in MLflow itself")
+        return Promotions(storage, model, alias, _begin(storage, model, root))
+    return Promotions(storage, model, alias, tags[PLACE])
+
+
+def _begin(storage: "Storage", model: str, root: str) -> str:
+    """Choose the place of a new log, and write it down before there is a record."""
+    place, number = f"{root}/{quote(model, safe='')}", 1
+    while storage.list(f"{place}/"):
+        # Either of this model, begun a moment ago, or of one that was called so before.
+        begun = (tracking.model_tags(model) or {}).get(PLACE)
+        if begun:
+            return begun
+        number += 1
+        place = f"{root}/{quote(model, safe='')}+{number}"
+    tracking.tag_model(model, {PLACE: place})
+    return place
 
 
 def beside(artifact_uri: str) -> str:
     """Return where promotions are recorded, from the uri of any artifact (`<root>/<stage>/<key>`)."""
     return f"{artifact_uri.rstrip('/').rsplit('/', 2)[0]}/promotions"
-
-
-def artifact_of(version: VersionInfo) -> str:
-    """Return the uri of the artifact that holds a version's weights."""
-    return version.tags.get("reasrm.manifest_uri") or version.source_uri.removesuffix("/model")
 
 
 def who() -> str:

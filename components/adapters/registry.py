@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from components.adapters.tracking import VersionInfo, get_alias, get_version
 from components.core.errors import InvalidInput
 from components.core.manifest import Manifest
+from components.core.verdict import GRAMMARS, Grammar
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
 
-MODEL_TAG, PAIRS_TAG = "reasrm.manifest_uri", "reasrm.pairs_uri"
+MODEL_TAG, PAIRS_TAG, DIGEST_TAG = "reasrm.manifest_uri", "reasrm.pairs_uri", "reasrm.manifest_digest"
 _NAME = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@:]+))?")
 
 
@@ -36,22 +37,56 @@ def find_artifact(reference: str, storage: "Storage", tag: str) -> Manifest | No
 
     Raises:
         Transient: MLflow or S3 does not answer.
-        InvalidInput: the artifact is gone, or the version does not say where it is.
+        InvalidInput: the artifact is gone or another one, or the version does not say where it is.
     """
-    uri = reference.rstrip("/")
     if not reference.startswith("s3://"):
         version = find_version(reference)
-        if version is None:
-            return None
-        uri = version.tags.get(tag, "")
-        if tag == MODEL_TAG:
-            uri = uri or version.source_uri.removesuffix("/model")
-        if not uri:
-            raise InvalidInput(
-                f"{reference} is version {version.version}, which has no tag {tag}: this pipeline did not register it; "
-                "give the s3:// uri of the artifact"
-            )
+        return None if version is None else open_artifact(version, storage, tag, reference)
+    manifest = storage.open(reference.rstrip("/"))
+    if manifest is None:
+        raise InvalidInput(f"there is no artifact (any more) at {reference}; name another one")
+    return manifest
+
+
+def open_artifact(version: VersionInfo, storage: "Storage", tag: str = MODEL_TAG, reference: str = "") -> Manifest:
+    """Return the artifact that a version names in a tag; `reference` is what it was asked for by. Raises InvalidInput.
+
+    A model has to be the one that was registered: its manifest may have been deleted and written again by other work.
+    """
+    number = f"{version.name}/{version.version}"
+    called = f"{reference} is version {version.version}" if reference not in {"", number} else number
+    uri = artifact_of(version) if tag == MODEL_TAG else version.tags.get(tag, "")
+    if not uri.startswith("s3://"):
+        raise InvalidInput(
+            f"{called}, which has no tag {tag}: this pipeline did not register it; give the s3:// uri of the artifact, "
+            "or name another version"
+        )
     manifest = storage.open(uri)
     if manifest is None:
-        raise InvalidInput(f"{reference} leads to {uri}, but there is no artifact (any more); name another model")
+        raise InvalidInput(
+            f"{called}, which leads to {uri}, but there is no artifact (any more); name another version, or move the "
+            "alias with reasrm rollback or promote"
+        )
+    registered = version.tags.get(DIGEST_TAG)
+    if tag == MODEL_TAG and registered not in {None, manifest.digest}:
+        raise InvalidInput(
+            f"{called}, registered with digest {registered}, but at {uri} there is another model now, with "
+            f"{manifest.digest}; name another version, or move the alias with reasrm rollback or promote"
+        )
     return manifest
+
+
+def artifact_of(version: VersionInfo) -> str:
+    """Return the uri of the artifact that holds a version's weights."""
+    return version.tags.get(MODEL_TAG) or version.source_uri.removesuffix("/model")
+
+
+def grammar_of(model: Manifest, storage: "Storage") -> Grammar | None:
+    """Return the form of judgment that a model of ours learned; SFT has it of its examples. None if nothing says so."""
+    taught = model.parents.get("examples")
+    for made in (model, storage.open(taught.uri) if taught else None):
+        asked = made.config.get("grammar") if made else None
+        for grammar in GRAMMARS:
+            if grammar == asked:
+                return grammar
+    return None

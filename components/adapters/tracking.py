@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from components.adapters.spool import MAX_TAG_CHARS, cut
+from components.adapters.spool import MAX_TAG_CHARS, clean_key, cut
 from components.adapters.stage_run import StageRun, Status, open_stage_run, replay
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.redact import redact
@@ -48,6 +48,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+MAX_DESCRIPTION_CHARS = 5000
+"""MLflow's column; SQLite takes more, PostgreSQL and MySQL refuse it."""
 REFUSED = {400, 404, 409, 413, 422}
 DENIED = {401, 403}
 NUM_QUESTIONS_AT_ONCE = 8
@@ -206,8 +208,8 @@ def find_run(digest: str) -> str | None:
 def find_runs(digests: Collection[str]) -> dict[str, str]:
     """Return for manifest digests the ids of the runs that made them, where there are such.
 
-    A run that used the work again has the same output; the oldest run is the one that made it. Raises Transient or
-    InvalidInput.
+    A run that used the work again has the same output, and counts only where no other is known; of several the oldest
+    run is the one that made it. Raises Transient or InvalidInput.
     """
 
     def work(client: Any) -> list[tuple[str, str]]:
@@ -215,8 +217,9 @@ def find_runs(digests: Collection[str]) -> dict[str, str]:
 
         def maker(digest: str) -> str:
             query, oldest = f"tags.`reasrm.output_digest` = {quoted(digest)}", ["attributes.start_time ASC"]
-            found = client.search_runs(known, query, order_by=oldest, max_results=1) if known else ()
-            return str(found[0].info.run_id) if found else ""
+            found = client.search_runs(known, query, order_by=oldest, max_results=100) if known else ()
+            made = [run for run in found if run.data.tags.get("reasrm.reused") != "true"]
+            return next((str(run.info.run_id) for run in (*made, *found)), "")
 
         with ThreadPoolExecutor(NUM_QUESTIONS_AT_ONCE) as pool:
             return [(digest, run) for digest, run in zip(digests, pool.map(maker, digests), strict=True) if run]
@@ -393,7 +396,14 @@ def register_version(
         if model:
             all_tags["reasrm.model_id"] = model
         made = client.create_model_version(
-            name, source_uri, run_id or None, all_tags, None, description, await_creation_for=0, model_id=model
+            name,
+            source_uri,
+            run_id or None,
+            all_tags,
+            None,
+            cut(description, MAX_DESCRIPTION_CHARS),
+            await_creation_for=0,
+            model_id=model,
         )
         # Of two that register the same model at once, both find the older version now, and one takes its own back.
         oldest = _registered(client, name, tags)
@@ -420,7 +430,7 @@ def _registered(client: Any, name: str, tags: Mapping[str, str]) -> VersionInfo 
 
 
 def _cut_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
+    return {clean_key(key): cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
 
 
 def tag_version(name: str, version: str, tags: Mapping[str, str | None]) -> None:
@@ -441,7 +451,8 @@ def tag_version(name: str, version: str, tags: Mapping[str, str | None]) -> None
 
 def describe_version(name: str, version: str, description: str) -> None:
     """Replace a version's description. Raises Transient or InvalidInput."""
-    call(f"describing {name}/{version}", lambda client: client.update_model_version(name, version, description))
+    text = cut(description, MAX_DESCRIPTION_CHARS)
+    call(f"describing {name}/{version}", lambda client: client.update_model_version(name, version, text))
 
 
 def model_tags(name: str) -> dict[str, str] | None:
@@ -489,8 +500,9 @@ def get_version(name: str, version: str) -> VersionInfo | None:
     def work(client: Any) -> VersionInfo | None:
         number = version
         if not number:
-            found = client.search_model_versions(f"name = {quoted(name)}")
-            number = str(max((int(v.version) for v in found), default=""))
+            newest = ["version_number DESC"]
+            found = client.search_model_versions(f"name = {quoted(name)}", max_results=1, order_by=newest)
+            number = str(found[0].version) if found else ""
         return _version(client.get_model_version(name, number)) if number else None
 
     return call(f"reading {name}/{version}", work)

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.benchmark.champion import NONE
+NONE = "none"
+"""Stands for the champion's digest where no version has the alias yet."""
 
 
 def against_champion(

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from components.adapters.engines import Engine, open_engine
 from components.adapters.models import fingerprint, pick_precision, resolve
+from components.adapters.registry import MODEL_TAG, find_artifact, grammar_of
 from components.adapters.scalars import open_scorer
 from components.adapters.stage import Inputs, Output
 from components.adapters.teachers.http import headers_with_key
-from components.benchmark.champion import NONE, find_champion
+from components.benchmark.against import NONE
 from components.benchmark.config import Config
 from components.benchmark.judge import Judge, ScoredJudge, WrittenJudge
 from components.benchmark.keys import endpoint_key, local_key, scalar_key
@@ -18,7 +19,7 @@ from components.core.errors import Transient
 from components.core.judges import EndpointJudge, GenerativeJudge, ScalarEndpointJudge, ScalarJudge
 from components.core.manifest import Manifest
 from components.core.teachers import Price
-from components.core.verdict import GRAMMARS, Grammar
+from components.core.verdict import Grammar
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
@@ -71,7 +72,7 @@ class _Maker:
         return self._local(name, digest, judge, ours=True)
 
     def champion(self, manifest: Manifest) -> Contender:
-        grammar = next((one for one in GRAMMARS if one == manifest.config.get("grammar")), self.config.grammar)
+        grammar = grammar_of(manifest, self.output.storage) or self.config.grammar
         judge = self._written(self._download(CHAMPION, manifest.uri), grammar)
         return self._local(CHAMPION, manifest.digest, judge, ours=True)
 
@@ -144,7 +145,7 @@ def _champion(config: Config, output: Output) -> Manifest | None:
     known = {source["uri"]: source["sha256"] for source in output.sources}
     if not config.champion or known.get(config.champion) == NONE:
         return None
-    manifest = find_champion(config.champion, output.storage)
+    manifest = find_artifact(config.champion, output.storage, MODEL_TAG)
     if manifest is None or manifest.digest != known.get(config.champion):
         raise Transient(f"{config.champion} has moved since the stage began; run again to judge the new one")
     return manifest

@@ -9,13 +9,15 @@ from typing import TypedDict
 import numpy as np
 
 from components.benchmark.aggregate import Cells, combined, divided, resampler_of, suite_units
-from components.benchmark.intervals import Rate, difference, percentiles, wilson
+from components.benchmark.intervals import Rate, difference, percentiles, rate, wilson
 from components.benchmark.resample import Resampler
 from components.core.errors import InvalidInput
 from components.core.significance import sign_test
 from components.core.suites import Outcome, Suite
 
 NUM_NAMED = 3
+FEW = 10
+"""Of fewer clusters that speak for a judge, resamples do not tell how many more there could have been."""
 _EQUAL = 1e-9  # sums that differ by less differ by rounding only
 
 
@@ -55,7 +57,7 @@ def compare(
     cells = Cells.of(units[0], resampler), Cells.of(units[1], resampler)
     only_first, only_second = _ahead(*cells)
     return Comparison(
-        difference=_difference(suite, cells, resampler, confidence),
+        difference=_difference(suite, cells, resampler, confidence, min(only_first, only_second)),
         only_first=only_first,
         only_second=only_second,
         p_value=sign_test(only_first, only_second),
@@ -103,19 +105,31 @@ def _ahead(first: Cells, second: Cells) -> tuple[int, int]:
     return int((apart > _EQUAL).sum()), int((apart < -_EQUAL).sum())
 
 
-def _difference(suite: Suite, cells: tuple[Cells, Cells], resampler: Resampler, confidence: float) -> Rate:
-    """Return the difference of the scores on the same resamples."""
+def _difference(
+    suite: Suite, cells: tuple[Cells, Cells], resampler: Resampler, confidence: float, num_against: int
+) -> Rate:
+    """Return the difference of the scores on the same resamples.
+
+    A judge that is behind on no cluster is so on none of any resample: one win on three pairs would be a lead for sure.
+    So where few clusters (`num_against`) speak for one of the two, the interval is no narrower than that of the shares.
+    """
     scores = [float(suite.combine(side.means())["score"]) for side in cells]
     value = scores[0] - scores[1]
     resampled = [combined(suite.combine, side.resampled(resampler))["score"] for side in cells]
     found = percentiles(value, resampled[0] - resampled[1], confidence)
-    return found or _without_width(value, cells, confidence)
+    if found is not None and num_against >= FEW:
+        return found
+    shares = _without_width(value, cells, confidence)
+    return (
+        shares if found is None else rate(value, min(found["low"], shares["low"]), max(found["high"], shares["high"]))
+    )
 
 
 def _without_width(value: float, cells: Sequence[Cells], confidence: float) -> Rate:
-    """Return the interval where all resamples are equal: from the shares of clusters that speak for each judge."""
+    """Return the interval that does without resamples: from the shares of clusters that speak for each judge."""
     means = [divided(side.sums.sum(axis=1), side.counts.sum(axis=1)) for side in cells]
     apart = means[0] - means[1]
+    apart = apart[np.isfinite(apart)]
     num = len(apart)
     plus, minus = (float(np.maximum(side, 0).sum()) for side in (apart, -apart))
     return difference(value, wilson(plus, num, confidence), wilson(minus, num, confidence))

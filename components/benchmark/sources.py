@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from components.adapters.models import fingerprint
 from components.adapters.reading import named, source_digest
-from components.benchmark.champion import NONE, find_champion
+from components.adapters.registry import MODEL_TAG, find_artifact
+from components.benchmark.against import NONE
 from components.benchmark.config import Config
 
 if TYPE_CHECKING:
@@ -23,6 +24,6 @@ def sources(config: Config, storage: "Storage") -> list[dict[str, Any]]:
         for reference in judge.references:
             found += fingerprint(reference, storage)
     if config.champion:
-        champion = find_champion(config.champion, storage)
+        champion = find_artifact(config.champion, storage, MODEL_TAG)
         found.append({"uri": config.champion, "sha256": champion.digest if champion else NONE})
     return found

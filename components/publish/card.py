@@ -14,6 +14,7 @@ from components.publish.release import Release
 from components.publish.tables import (
     ATTACKS_TEXT,
     COLUMNS,
+    DRIFT_TEXT,
     OWN_REPORT,
     PROTOCOLS_TEXT,
     SuiteRow,
@@ -22,9 +23,12 @@ from components.publish.tables import (
     category_rows,
     check_rows,
     counts,
+    drift_rows,
     heldout_suite,
     mapping,
     protocol_text,
+    renewal_rows,
+    renewed_from,
     score_rows,
     sources,
     suite_rows,
@@ -84,19 +88,35 @@ def _head(release: Release) -> str:
     how = "supervised fine-tuning on a teacher's reasoning"
     if release.config.judge == "grpo":
         how += ", then GRPO with a reward for the right verdict"
-    base = manifests["sft"].config.get("base_model", "unknown")
-    digest = next((source.get("sha256") for source in sources(manifests["sft"])), "unknown")
+    base = release.evidence.base_model
+    digest = next((source.get("sha256") for source in release.evidence.base_sources), "unknown")
     traces = release.evidence.traces
     return f"""# {text(release.config.model_name)}
 
 Version {text(release.version)}, a reasoning reward model. It reads a conversation and two answers, reasons in writing
 (its own rubric for chat, its own solution for reasoning tasks) and then names the better answer.
 
-- Base model: {code(base)} (sha256 {code(digest)})
-- Trained by: {how}
+- Base model: {code(base)} (sha256 {code(digest)}; licence: {_base_licence(release)})
+{_start(release)}- Trained by: {how}
 - Teacher: {_teacher(traces) if traces else "unknown: the manifest of its traces is gone"}
 - Form of the judgment: {code(manifests["benchmark"].config.get("grammar", "unknown"))}
 - Weights: {code(release.model.uri + "/model")}"""
+
+
+def _base_licence(release: Release) -> str:
+    stated = release.config.licences
+    return ", ".join(text(_licence(source, stated)) for source in release.evidence.base_sources) or UNKNOWN
+
+
+def _start(release: Release) -> str:
+    """Say which model of ours SFT started from, and how many lie between that and the base model."""
+    evidence = release.evidence
+    start, steps = evidence.start, len(evidence.ancestry.tuned(evidence.manifests["sft"])) - 1
+    if start is None:
+        return ""
+    named = f"{code(release.started_from)}, " if release.started_from else ""
+    line = f", the last of {steps} that were trained one from the other" if steps > 1 else ""
+    return f"- Started from: {named}{code(start.uri)} (manifest {code(start.digest)}){line}\n"
 
 
 def _teacher(traces: Manifest) -> str:
@@ -187,6 +207,12 @@ def _data(release: Release) -> str:
     numbers = counts(pairs)
     if numbers:
         parts.append(table(("Count", "Number"), [(text(name), str(number)) for name, number in numbers.items()]))
+    parts += _renewal(pairs)
+    earlier = _earlier_sources(release)
+    if earlier:
+        parts.append("Data of earlier runs that the model has learned from:")
+        told = [(code(source["uri"]), code(source.get("sha256", "unknown"))) for source in earlier]
+        parts.append(table(("Preference data", "sha256"), told))
     steps = waterfall(filtered)
     if steps:
         first, last = steps[0], steps[-1]
@@ -195,6 +221,37 @@ def _data(release: Release) -> str:
         falls = [(text(s.get("step", "")), str(s.get("kept", "")), str(s.get("dropped", ""))) for s in steps]
         parts.append(table(("Step", "Kept", "Dropped"), falls))
     return "\n\n".join(parts)
+
+
+def _renewal(pairs: Manifest) -> list[str]:
+    parts = []
+    rows = [(text(name), str(number)) for name, number in renewal_rows(pairs)]
+    if rows:
+        parts.append(f"The run went on from {code(renewed_from(pairs))}:\n\n{table(('Pairs', 'Number'), rows)}")
+    drift = [
+        (text(row.name), row.test, row.distance, row.p_value, row.found, text(row.old), text(row.new))
+        for row in drift_rows(pairs)
+    ]
+    if drift:
+        headings = ("Compared", "Test", "Distance", "p", "Result", "Before", "New")
+        parts.append(f"{DRIFT_TEXT}\n\n{table(headings, drift)}")
+    return parts
+
+
+def _earlier_sources(release: Release) -> list[Mapping[str, Any]]:
+    """Return the data of earlier runs, each version of it once, that this run did not read itself."""
+    listed = {_version(source) for source in sources(release.evidence.manifests["pairs"])}
+    ours = tuple(f"{made.uri}/" for made in release.evidence.earlier)
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for made in release.evidence.earlier:
+        for source in sources(made):
+            if _version(source) not in listed and not str(source.get("uri", "")).startswith(ours):
+                found.setdefault(_version(source), source)
+    return list(found.values())
+
+
+def _version(source: Mapping[str, Any]) -> tuple[str, str]:
+    return str(source.get("uri", "")), str(source.get("sha256", ""))
 
 
 def _teachers(release: Release) -> str:
@@ -262,13 +319,16 @@ def _lineage(release: Release) -> str:
 
 
 def _licences(release: Release) -> str:
-    manifests = release.evidence.manifests
-    known = [
+    evidence = release.evidence
+    ours = tuple(f"{made.uri}/" for made in evidence.earlier)
+    data = [*sources(evidence.manifests["pairs"]), *_earlier_sources(release)]
+    read = [source for source in data if not str(source.get("uri", "")).startswith(ours)]
+    known = dict.fromkeys(
         (code(source.get("uri", "unknown")), text(_licence(source, release.config.licences)))
-        for name in ("sft", "pairs")
-        for source in sources(manifests[name])
-    ]
-    rows = [*known, ("The teacher's terms for what it wrote", UNKNOWN), ("reasrm, the code", "Apache-2.0")]
+        for source in (*evidence.base_sources, *read)
+    )
+    unknown = [] if evidence.base_sources else [("The base model, which is unknown", UNKNOWN)]
+    rows = [*unknown, *known, ("The teacher's terms for what it wrote", UNKNOWN), ("reasrm, the code", "Apache-2.0")]
     return table(("Of what", "Licence"), rows)
 
 

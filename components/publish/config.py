@@ -45,7 +45,7 @@ class Config(StageConfig):
     def _is_free(cls, alias: str) -> str:
         if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
             raise ValueError(f"{alias!r} has a meaning of its own in MLflow; choose another alias, such as champion")
-        if alias in {"challenger", "previous"}:
+        if re.fullmatch(r"challenger|previous(-.*)?", alias):
             raise ValueError(f"{alias!r} is the alias of other versions; choose another one, such as champion")
         return alias
 

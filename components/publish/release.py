@@ -10,20 +10,25 @@ from components.core.judges import in_order
 from components.core.manifest import Manifest
 from components.core.records import BadRecord, parse_strict, read_models, read_rows
 from components.core.schema import PreferencePair
+from components.publish.ancestry import Ancestry, find_ancestry
 from components.publish.config import Config
 from components.publish.examples import Examples, read_examples
 from components.publish.gate import Decision
+from components.publish.tables import sources
 
 if TYPE_CHECKING:
     from components.adapters.stage import Inputs
     from components.adapters.storage import Storage
 
+UNKNOWN = "unknown"
 INPUTS = ("pairs", "distillation", "sft", "grpo", "benchmark")
 
 
 @dataclass(frozen=True)
 class Evidence:
     """All that the gate, the card and the report are made from; `traces` is None if its manifest is gone.
+
+    `ancestry` reaches over the models that it was warm-started from to the data of earlier runs.
 
     `statistics` are those of the benchmark's manifest and `details` is its scores.json. `examples` are the judgments
     that the report shows.
@@ -37,6 +42,40 @@ class Evidence:
     grpo_metrics: list[dict[str, Any]]
     examples: Examples
     heldout: Mapping[str, PreferencePair]
+    ancestry: Ancestry
+
+    @property
+    def start(self) -> Manifest | None:
+        """The model of ours that SFT started from; None if that was a base model."""
+        return self.ancestry.start(self.manifests["sft"])
+
+    @property
+    def first(self) -> Manifest:
+        """The SFT manifest of the first model of this line: what that started from is the base model."""
+        return self.ancestry.tuned(self.manifests["sft"])[-1]
+
+    @property
+    def base_model(self) -> str:
+        """The base model that all of this line began with; unknown if a model between is gone."""
+        return UNKNOWN if self._is_cut else str(self.first.config.get("base_model") or UNKNOWN)
+
+    @property
+    def base_sources(self) -> list[Mapping[str, Any]]:
+        """Uri and sha256 of the base model; empty if a model between is gone."""
+        return [] if self._is_cut else sources(self.first)
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether the first model that is known started from another one."""
+        base = str(self.first.config.get("base_model", "")).rstrip("/")
+        uris = [str(source.get("uri", "")).rstrip("/") for source in sources(self.first)]
+        return any(uri.startswith("s3://") and uri != base for uri in uris)
+
+    @property
+    def earlier(self) -> list[Manifest]:
+        """The pairs of earlier runs that the model has learned from too."""
+        now = self.manifests["pairs"].uri
+        return [manifest for manifest in self.ancestry.found if manifest.stage == "prepare" and manifest.uri != now]
 
     @property
     def lineage(self) -> dict[str, Manifest]:
@@ -49,7 +88,8 @@ class Evidence:
 class Release:
     """A model with the gate's decision and its version in the registry.
 
-    `refusal` says why a version that passed was not promoted; `replaces` names the champion whose place it took.
+    `refusal` says why a version that passed was not promoted; `replaces` names the champion whose place it took, and
+    `started_from` the registered version that SFT started from.
     """
 
     config: Config
@@ -59,6 +99,7 @@ class Release:
     run_key: str
     refusal: str = ""
     replaces: str = ""
+    started_from: str = ""
 
     @property
     def model(self) -> Manifest:
@@ -75,7 +116,7 @@ class Release:
         """Say in words what became of the alias."""
         alias = f"the alias {self.config.alias}"
         if self.promoted:
-            former = f"; before it pointed to {self.replaces}, which is previous now" if self.replaces else ""
+            former = f"; before it pointed to {self.replaces}, where a rollback goes" if self.replaces else ""
             return f"{alias[0].upper()}{alias[1:]} points to this version{former}."
         if self.refusal:
             return f"{alias[0].upper()}{alias[1:]} was not moved: {self.refusal}."
@@ -97,16 +138,18 @@ def gather(inputs: "Inputs", storage: "Storage", config: Config) -> Evidence:
     details = parse_strict((inputs.fetch("benchmark", only=["scores.json"]) / "scores.json").read_bytes())
     path = inputs.fetch("pairs", only=["heldout.jsonl"]) / "heldout.jsonl"
     heldout = {pair.key: pair for pair in read_models(path, PreferencePair)}
+    ancestry = find_ancestry(manifests.values(), storage)
     made_from = manifests["distillation"].parents.get("traces")
     return Evidence(
         manifests=manifests,
-        traces=storage.open(made_from.uri) if made_from else None,
+        traces=ancestry.opened(made_from.uri) if made_from else None,
         statistics=manifests["benchmark"].statistics,
         details=details,
         sft_metrics=_metrics(inputs, "sft"),
         grpo_metrics=_metrics(inputs, "grpo"),
         examples=_examples(inputs, details["models"], heldout, config),
         heldout=heldout,
+        ancestry=ancestry,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 from components.adapters import promotions, tracking
@@ -25,14 +26,21 @@ def run(config: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
     """Register the model, passed or not, promote it if it passed, and return the statistics."""
     evidence = gather(inputs, output.storage, config)
     facts = [
-        check_lineage(evidence.manifests.values(), output.storage),
+        check_lineage(evidence.ancestry),
         check_weights(evidence.manifests[config.judge], output.storage),
     ]
     decision = decide(evidence.statistics, config, facts)
     version = _register(config, evidence, decision, output)
     outcome = _promote(config, evidence, decision, version, output)
     release = Release(
-        config, evidence, decision, version.version, output.run_key, refusal=outcome.reason, replaces=outcome.replaces
+        config,
+        evidence,
+        decision,
+        version.version,
+        output.run_key,
+        refusal=outcome.reason,
+        replaces=outcome.replaces,
+        started_from=_started_from(config, evidence),
     )
     decided = _record(release)
     texts = {
@@ -59,9 +67,11 @@ def _register(config: Config, evidence: Evidence, decision: Decision, output: Ou
         "reasrm.manifest_uri": model.uri,
         "reasrm.manifest_digest": model.digest,
         "reasrm.publish_uri": output.uri,
-        "reasrm.base_model": str(evidence.manifests["sft"].config.get("base_model", "")),
+        "reasrm.base_model": evidence.base_model,
     }
     tags |= output.tracking.origin
+    if evidence.start is not None:
+        tags["reasrm.started_from"] = evidence.start.uri
     tags |= {f"reasrm.{name}_uri": ancestor.uri for name, ancestor in evidence.lineage.items()}
     tags |= {f"reasrm.gate.{check.name.replace(' ', '_')}": check.text for check in decision.checks}
     if decision.reasons:
@@ -69,10 +79,17 @@ def _register(config: Config, evidence: Evidence, decision: Decision, output: Ou
     name, description = config.model_name, render_decision(decision)
     run_id = tracking.find_run(model.digest)
     version = tracking.register_version(name, f"{model.uri}/model", run_id, model.uri, tags, description)
-    if version.tags.get("reasrm.run_key") != output.run_key:  # registered by an earlier run
-        tracking.tag_version(name, version.version, {"reasrm.gate_reasons": None, **tags})
-        tracking.describe_version(name, version.version, description)
+    # Of an earlier run, or of an attempt at this one that may have died between any two tags.
+    tracking.tag_version(name, version.version, {"reasrm.gate_reasons": None, **tags})
+    tracking.describe_version(name, version.version, description)
     return version
+
+
+def _started_from(config: Config, evidence: Evidence) -> str:
+    """Return the registered version that SFT started from, of this model's own if it has several names."""
+    found = tracking.list_versions([evidence.start.digest]) if evidence.start else []
+    own = [version for version in found if version.name == config.model_name]
+    return next((f"{version.name}/{version.version}" for version in (*own, *found)), "")
 
 
 def _verdict(decision: Decision) -> str:
@@ -80,20 +97,18 @@ def _verdict(decision: Decision) -> str:
 
 
 def _promote(config: Config, evidence: Evidence, decision: Decision, version: VersionInfo, output: Output) -> Outcome:
-    """Make the version challenger, and champion if it passed and the champion is still the one it was compared with."""
+    """Make the version champion if it passed and the champion is still the one it was compared with."""
     log = promotions.find_log(output.storage, config.model_name, config.alias, promotions.beside(output.uri))
     history = log.settle()
-    is_champion = bool(history) and history[-1].champion.version == version.version
-    challenger = tracking.get_alias(config.model_name, promotions.CHALLENGER)
-    if not is_champion and (challenger is None or int(challenger.version) < int(version.version)):
-        tracking.set_alias(config.model_name, promotions.CHALLENGER, version.version)
+    _challenge(config.model_name)
     if not decision.passed or not config.promote:
         return Outcome(False)
-    rolled_back = version.tags.get(promotions.ROLLED_BACK)
-    if rolled_back is not None:
-        name = f"{config.model_name}/{version.version}"
-        return Outcome(False, reason=f"it was rolled back {rolled_back}; to take it again: reasrm promote {name}")
-    return log.move(
+    taken = promotions.taken_away(history, log.holder(version))
+    again = f"reasrm promote {config.model_name}/{version.version}"
+    if taken is not None:
+        reason = f"it was rolled back by {taken.by}: {taken.why}; to take it again: {again}"
+        return Outcome(False, reason=reason)
+    outcome = log.move(
         version,
         kind="publish",
         by=f"run {output.run_key[:20]}",
@@ -101,6 +116,17 @@ def _promote(config: Config, evidence: Evidence, decision: Decision, version: Ve
         key=output.run_key,
         compared=compared_champion(evidence.statistics, config),
     )
+    return outcome if outcome.promoted else replace(outcome, reason=f"{outcome.reason}, or decide yourself: {again}")
+
+
+def _challenge(model: str) -> None:
+    """Let the alias challenger point to the newest version, whoever registers another one meanwhile."""
+    for _ in range(promotions.TRIES):
+        newest = tracking.get_version(model, "")
+        challenger = tracking.get_alias(model, promotions.CHALLENGER)
+        if newest is None or (challenger is not None and challenger.version == newest.version):
+            return
+        tracking.set_alias(model, promotions.CHALLENGER, newest.version)
 
 
 def _record(release: Release) -> dict[str, Any]:
@@ -149,6 +175,6 @@ def _summary(release: Release) -> str:
         if check.value is not None or not check.note
     )
     outcome = "gate passed" if release.decision.passed else "gate failed"
-    alias = f", now {config.alias}" if release.promoted else ", alias not moved"
+    alias = f", made {config.alias}" if release.promoted else ", alias not moved"
     because = f": {release.refusal}" if release.refusal else ""
     return f"{config.model_name} version {release.version}: {outcome} ({numbers}){alias}{because}"

@@ -21,6 +21,11 @@ ATTACKS_TEXT = (
     "Attacks on the judge: text in the worse answer that asks for the verdict, fakes it, imitates the prompt's marks "
     "or claims authority. Shares of the judgments that were right without it."
 )
+PART_WORDS = (("distil", "for the teacher"), ("rl", "for reinforcement learning"), ("heldout", "held out"))
+DRIFT_TEXT = (
+    "How far the new pairs are from those before, from 0 (alike) to 1 (nothing in common): total variation distance of "
+    "shares, Kolmogorov and Smirnov's of lengths in characters, whose quartiles are shown."
+)
 # Key in the scores, heading, meaning.
 COLUMNS = (
     ("accuracy", "Accuracy", "share of right verdicts, mean over both orders; no verdict counts as wrong"),
@@ -71,6 +76,19 @@ class SuiteRow:
     num_items: str
     num_pairs: str
     cells: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class DriftRow:
+    """How far new pairs are from those before in one thing; `found` says whether that is a drift."""
+
+    name: str
+    test: str
+    distance: str
+    p_value: str
+    found: str
+    old: str
+    new: str
 
 
 @dataclass(frozen=True)
@@ -279,8 +297,57 @@ def counts(manifest: Manifest) -> dict[str, int]:
     """Return the whole numbers among an artifact's statistics, one level of nesting under dotted names."""
     flat: dict[str, Any] = {}
     for key, value in manifest.statistics.items():
+        if key == "since":  # it has a table of its own
+            continue
         flat |= {f"{key}.{name}": number for name, number in value.items()} if isinstance(value, dict) else {key: value}
     return {key: value for key, value in flat.items() if isinstance(value, int) and not isinstance(value, bool)}
+
+
+def renewal_rows(pairs: Manifest) -> list[tuple[str, int]]:
+    """Return what a run took that followed an earlier one; empty for a first run."""
+    since = mapping(pairs.statistics.get("since"))
+    new, replayed, overlap = (mapping(since.get(key)) for key in ("new", "replayed", "new_overlap"))
+    rows = [(f"New, {words}", new.get(part)) for part, words in PART_WORDS]
+    rows += [(f"Seen before and taken again, {words}", replayed.get(part)) for part, words in PART_WORDS[:2]]
+    rows.append(("Held out before, and held out still", since.get("frozen")))
+    counted = [count for count in overlap.values() if isinstance(count, int)]
+    rows.append(("New rows left out: they are on a benchmark's question", sum(counted) if since else None))
+    return [(name, count) for name, count in rows if isinstance(count, int)]
+
+
+def renewed_from(pairs: Manifest) -> str:
+    """Return the artifact that the run went on from, or nothing."""
+    return str(mapping(pairs.statistics.get("since")).get("uri", ""))
+
+
+def drift_rows(pairs: Manifest) -> list[DriftRow]:
+    """Return how new pairs compare with those before; empty where that was not measured."""
+    return [
+        DriftRow(
+            name=str(row.get("name", "unknown")).replace("_", " "),
+            test=str(row.get("test", NONE)),
+            distance=_decimal(row.get("distance"), ".2f"),
+            p_value=_decimal(row.get("p_value"), ".2g"),
+            found="drifted" if row.get("drifted") is True else "alike",
+            old=_told(row.get("old"), str(row.get("test"))),
+            new=_told(row.get("new"), str(row.get("test"))),
+        )
+        for row in _mappings(pairs.statistics.get("drift"))
+    ]
+
+
+def _told(values: Any, test: str) -> str:
+    shares = test == "chi-squared"
+    words = [
+        f"{name} {percent(value) if shares else f'{value:,.0f}'}"
+        for name, value in mapping(values).items()
+        if isinstance(value, int | float)
+    ]
+    return ", ".join(words) or NONE
+
+
+def _decimal(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else NONE
 
 
 def sources(manifest: Manifest) -> list[Mapping[str, Any]]:

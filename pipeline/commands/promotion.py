@@ -47,15 +47,16 @@ def parse_version(reference: str) -> tuple[str, str]:
 
 def find_version(log: "Promotions", number: str) -> "VersionInfo":
     """Return a version whose model is there. Raises InvalidInput if it is not, or there is no such version."""
-    from components.adapters.promotions import artifact_of
+    from components.adapters.registry import open_artifact
     from components.adapters.tracking import get_version
 
     version = get_version(log.model, number) if number.isdigit() else None
     if version is None:
-        raise InvalidInput(f"MLflow's registry has no {log.model}/{number}; look at its versions in the MLflow UI")
-    uri = artifact_of(version)
-    if log.storage.open(uri) is None:
-        raise InvalidInput(f"{log.model}/{number} cannot be champion: its artifact {uri} is gone")
+        raise InvalidInput(
+            f"MLflow's registry has no {log.model}/{number}; look at its versions in the MLflow UI and name one "
+            "(reasrm rollback --to VERSION)"
+        )
+    open_artifact(version, log.storage)
     return version
 
 
@@ -71,7 +72,12 @@ def target(log: "Promotions", history: "list[Promotion]") -> str:
     from components.adapters.promotions import former
 
     if not history or not history[-1].champion:
-        raise InvalidInput(f"{log.model} has no {log.alias}: there is nothing to roll back; see reasrm promote")
+        last = next((record.champion.version for record in reversed(history) if record.champion), "")
+        was = f" any more (it was version {last})" if last else ""
+        raise InvalidInput(
+            f"{log.model} has no {log.alias}{was}: there is nothing to roll back; say which one it shall be with "
+            "--to VERSION, or see reasrm promote"
+        )
     before = former(history)
     if not before:
         now = history[-1].champion.version
@@ -79,12 +85,20 @@ def target(log: "Promotions", history: "list[Promotion]") -> str:
     return before.version
 
 
-def change(log: "Promotions", version: "VersionInfo", kind: "Kind", by: str, why: str) -> str:
-    """Make a version champion by a human's decision, and say in words what changed. Raises Transient."""
-    from components.adapters.promotions import who
+def change(
+    log: "Promotions", version: "VersionInfo", kind: "Kind", by: str, why: str, seen: "list[Promotion] | None" = None
+) -> str:
+    """Make a version champion by a human's decision, and say in words what changed. Raises Transient.
 
-    key = uuid.uuid4().hex
-    outcome = log.move(version, kind=kind, by=by or who(), why=why, key=key)
+    Whoever takes a place away means the champion of the history that was `seen`, and no other one.
+    """
+    from components.adapters.promotions import Holder, who
+
+    compared = None if seen is None else (seen[-1].champion if seen else Holder()).digest
+    outcome = log.move(version, kind=kind, by=by or who(), why=why, key=uuid.uuid4().hex, compared=compared)
+    if not outcome.promoted:
+        now = outcome.replaces or "no version"
+        raise InvalidInput(f"{log.model}@{log.alias} has changed meanwhile, to {now}; nothing was done: look again")
     if not outcome.moved:
         return f"{log.model}@{log.alias} is version {version.version} already"
     before = f", before it was {outcome.replaces}" if outcome.replaces else ""

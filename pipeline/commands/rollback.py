@@ -36,4 +36,4 @@ def rollback(model: str, version: str, reason: str, force: bool, alias: str, by:
             return
         found = find_version(log, version or target(log, history))
         refuse_rejected(found, force)
-        click.echo(change(log, found, "rollback", by, reason))
+        click.echo(change(log, found, "rollback", by, reason, seen=history))

@@ -302,7 +302,8 @@ def test_a_run_that_was_compared_with_another_champion_stays_challenger(s3, name
     manifest = publish(s3, late, name).manifest
     reason = "the champion changed meanwhile (it is version 1 now): benchmark again"
     assert (manifest.statistics["passed"], manifest.statistics["promoted"]) == (True, False)
-    assert manifest.statistics["outcome"] == f"The alias champion was not moved: {reason}."
+    decide = f"or decide yourself: reasrm promote {name}/2"
+    assert manifest.statistics["outcome"] == f"The alias champion was not moved: {reason}, {decide}."
     for path in OUTPUTS[1:]:
         assert reason in s3.storage.read_bytes(f"{manifest.uri}/{path}").decode(), path
     assert (tracking.get_alias(name, "champion").version, tracking.get_alias(name, "challenger").version) == ("1", "2")
@@ -326,6 +327,44 @@ def test_a_version_that_was_rolled_back_is_not_promoted_again_by_a_run(s3, name,
     assert tracking.get_alias(name, "champion").version == "1"
 
 
+def test_a_rollback_that_died_before_its_tags_counts_for_the_next_run(s3, name, client, tmp_path):
+    old, new = (ancestors(s3, tmp_path, accuracy=accuracy) for accuracy in (0.8, 0.9))
+    publish(s3, old, name)
+    publish(s3, new, name)
+    log = find_log(s3.storage, name, "champion")
+    one, two = (log.holder(tracking.get_version(name, number)) for number in "12")
+    record = log._next(log.settle(), one, "rollback", "ann", "wrong on code", "by hand")
+    assert record.replaces == two
+    assert log._write(record)  # and nothing else
+    manifest = publish(s3, judged_again(s3, new, compared(name, old["grpo"].digest)), name).manifest
+    assert "it was rolled back by ann: wrong on code" in manifest.statistics["outcome"]
+    assert tracking.get_alias(name, "champion").version == "1"
+
+
+def test_tags_that_an_attempt_left_half_done_are_finished_by_the_next(s3, name, client, tmp_path):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9)
+    publish(s3, inputs, name, min_accuracy=0.95)  # rejected
+    first = publish(s3, inputs, name).manifest
+    # What an attempt at the second leaves that dies after its first tag.
+    for key, value in (("gate", "rejected"), ("gate_reasons", "too weak"), ("publish_uri", "s3://old")):
+        client.set_model_version_tag(name, "1", f"reasrm.{key}", value)
+    s3.storage.delete([f"{first.uri}/manifest.json"])
+    again = publish(s3, inputs, name).manifest
+    assert again.to_bytes() == first.to_bytes()
+    tags = tracking.get_version(name, "1").tags
+    assert (tags["reasrm.gate"], tags["reasrm.publish_uri"]) == ("passed", again.uri)
+    assert "reasrm.gate_reasons" not in tags
+
+
+def test_the_challenger_is_the_newest_version_whoever_came_last(s3, name, client, tmp_path):
+    publish(s3, ancestors(s3, tmp_path, accuracy=0.8), name)
+    inputs = ancestors(s3, tmp_path, accuracy=0.9)
+    publish(s3, inputs, name)
+    tracking.set_alias(name, "challenger", "1")  # by a run that was registered before, and was slower
+    publish(s3, inputs, name, min_accuracy=0.7)
+    assert tracking.get_alias(name, "challenger").version == "2"
+
+
 def test_broken_weights_and_a_broken_lineage_are_registered_as_rejected(s3, name, client, tmp_path):
     inputs = ancestors(s3, tmp_path, accuracy=0.9, weights=(1.0, float("nan")))
     s3.storage.delete([f"{inputs['distillation'].parents['traces'].uri}/manifest.json"])
@@ -336,3 +375,22 @@ def test_broken_weights_and_a_broken_lineage_are_registered_as_rejected(s3, name
     assert "lineage complete: there is no manifest at" in version.tags["reasrm.gate_reasons"]
     table = s3.storage.read_bytes(f"{manifest.uri}/decision.md").decode()
     assert "| weights finite | tensor grpo has numbers that are not finite | holds | no |" in table
+
+
+def test_a_decision_too_long_for_mlflow_s_columns_is_cut_and_odd_names_are_cleaned(s3, name, client, tmp_path):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9)
+    suites = {f"a suite, number {number} (of many) {'x' * 40}": 0.5 for number in range(40)}
+    publish(s3, inputs, name, suites=suites)
+    (version,) = versions(client, name)
+    assert len(version.description) == 5000  # PostgreSQL refuses more
+    assert "reasrm.gate.a_suite__number_7__of_many" in str(version.tags)
+
+
+def test_the_version_names_the_run_that_made_its_model_and_not_one_that_used_it_again(s3, name, client, tmp_path):
+    inputs = ancestors(s3, tmp_path, accuracy=0.9)
+    experiment = client.create_experiment(name)
+    made = {"reasrm.output_digest": inputs["grpo"].digest}
+    first = client.create_run(experiment, start_time=1_000, tags=made)
+    client.create_run(experiment, start_time=2_000, tags=made | {"reasrm.reused": "true"})
+    publish(s3, inputs, name)
+    assert tracking.get_version(name, "1").run_id == first.info.run_id

@@ -35,6 +35,26 @@ def test_two_released_judges_on_rewardbench_cannot_be_told_apart() -> None:
     assert found["p_value"] == pytest.approx(0.355, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("pairs", "wins", "losses", "low", "high"),
+    [
+        (3, 0, 0, -0.57, 0.57),
+        (3, 1, 0, -0.38, 1),
+        (24, 1, 0, -0.11, 0.22),
+        (24, 8, 0, 0.11, 0.54),
+        (1000, 5, 0, 0, 0.02),
+    ],
+)
+def test_a_judge_that_is_behind_on_no_pair_does_not_lead_for_sure(
+    pairs: int, wins: int, losses: int, low: float, high: float
+) -> None:
+    rest = [1.0] * (pairs - wins - losses)
+    first, second = ([float(side)] * wins + [float(not side)] * losses + rest for side in (1, 0))
+    found = compare(PAIRS, judged(first), judged(second), "ours", **USUAL)["difference"]
+    assert low <= found["low"] < found["value"] + 1e-9 and found["high"] <= high
+    assert found["low"] < -0.09 or pairs * wins > 100
+
+
 def test_of_prompts_with_one_pair_the_test_is_mcnemars() -> None:
     found = compare(PAIRS, judged([1.0] * 6 + [0.0] * 4), judged([0.0] * 10), "ours", **USUAL)
     assert (found["only_first"], found["only_second"]) == (6, 0)

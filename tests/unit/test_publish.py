@@ -11,6 +11,7 @@ from components.core.judges import in_order
 from components.core.manifest import Parent, describe
 from components.core.records import read_rows
 from components.core.schema import Judgment, Verdict
+from components.publish.ancestry import Ancestry
 from components.publish.card import code, render_card, text
 from components.publish.config import Config
 from components.publish.examples import MAX_CHARS, choose, collect, outcome, read_examples
@@ -448,13 +449,99 @@ def test_licences_that_the_recipe_states_stand_in_the_card(evidence):
 
 def test_the_card_and_the_report_tell_what_became_of_the_alias(evidence):
     for change, words in (
-        ({"replaces": "demo-judge/2"}, "before it pointed to demo-judge/2, which is previous now"),
+        ({"replaces": "demo-judge/2"}, "before it pointed to demo-judge/2, where a rollback goes"),
         ({"refusal": "the champion changed"}, "The alias champion was not moved: the champion changed."),
     ):
         release = replace(released(evidence), **change)
         assert words in render_card(release)
         assert words in render_report(release)
         assert release.promoted == ("refusal" not in change)
+
+
+def warm_started(evidence: Evidence, gone: bool = False) -> Evidence:
+    """The evidence of a run that went on from an earlier one and its model, and measured a drift."""
+    pairs, tuned, model = (evidence.manifests[name] for name in ("pairs", "sft", "grpo"))
+    before = {"uri": "hf://old/data|x", "sha256": "e" * 64, "license": "ODC-BY"}
+    seen = pairs.model_copy(
+        update={"stage": "prepare", "uri": "s3://b/prepare/old", "statistics": {"sources": [before]}}
+    )
+    first = tuned.model_copy(update={"uri": "s3://b/sft/old", "stage": "sft"})
+    start = model.model_copy(
+        update={
+            "uri": "s3://b/grpo/old",
+            "stage": "grpo",
+            "parents": {"sft": Parent(uri=first.uri, digest=first.digest)},
+        }
+    )
+    now = tuned.model_copy(
+        update={
+            "stage": "sft",
+            "config": {"base_model": "another-base"},
+            "statistics": {"sources": [{"uri": start.uri, "sha256": start.digest}]},
+        }
+    )
+    since = {"uri": seen.uri, "digest": seen.digest, "frozen": 7, "new_overlap": {"RM-Bench": 2}}
+    since |= {"new": {"distil": 5, "rl": 6, "heldout": 1}, "replayed": {"distil": 3, "rl": 4}}
+    drift = [
+        {"name": "longer_is_better", "test": "chi-squared", "distance": 0.31, "p_value": 1e-5, "drifted": True,
+         "old": {"no": 0.5, "yes": 0.5}, "new": {"no": 0.19, "yes": 0.81}},
+        {"name": "source", "test": "chi-squared", "distance": 0.0, "p_value": 1.0, "drifted": False,
+         "old": {"<b>a|b</b>": 1.0}, "new": {"<b>a|b</b>": 1.0}},
+        {"name": "prompt_length", "test": "Kolmogorov-Smirnov", "distance": 0.1, "p_value": 0.2, "drifted": False,
+         "old": {"p25": 1200.0}, "new": {"p25": 1300.0}},
+    ]  # fmt: skip
+    read = [{"uri": f"{seen.uri}/", "sha256": seen.digest}, *pairs.statistics["sources"]]
+    now_pairs = pairs.model_copy(update={"statistics": {"since": since, "drift": drift, "sources": read}})
+    ancestry = Ancestry((seen,) if gone else (start, first, seen))
+    return replace(evidence, manifests=evidence.manifests | {"sft": now, "pairs": now_pairs}, ancestry=ancestry)
+
+
+def test_the_card_of_a_warm_start_names_the_model_it_started_from_and_the_base_below(evidence):
+    digest = evidence.manifests["sft"].statistics["sources"][0]["sha256"]
+    warm = warm_started(evidence)
+    release = replace(released(warm), started_from="demo-judge/2")
+    card = render_card(release)
+    assert f"- Base model: `models/tiny-base` (sha256 `{digest}`; licence: MIT)" in card
+    assert f"- Started from: `demo-judge/2`, `s3://b/grpo/old` (manifest `{warm.start.digest}`)\n" in card
+    assert "another-base`" not in card[: card.index("## Training")]
+    assert "| `tiny-base` | MIT |" in card and "| `s3://b/grpo/old` |" not in card
+    assert card.count("| `hf://old/data\\|x` | ODC-BY |") == 1
+    assert "by way of demo-judge/2 , which SFT started from" in " ".join(
+        " ".join(Tags(render_report(release)).texts).split()
+    )
+    assert "Started from" not in render_card(released(evidence))
+
+
+def test_the_card_admits_it_where_the_model_between_is_gone(evidence):
+    card = render_card(released(warm_started(evidence, gone=True)))
+    assert "- Base model: `unknown` (sha256 `unknown`; licence: unknown: look it up before use)" in card
+    assert "| The base model, which is unknown | unknown: look it up before use |" in card
+
+
+def test_what_was_new_and_what_drifted_stands_in_card_and_report(evidence):
+    release = released(warm_started(evidence))
+    card, page = render_card(release), render_report(release)
+    words = " ".join(" ".join(Tags(page).texts).split())
+    for name, number in (
+        ("New, for the teacher", 5),
+        ("New, held out", 1),
+        ("Seen before and taken again, for reinforcement learning", 4),
+        ("Held out before, and held out still", 7),
+        ("New rows left out: they are on a benchmark's question", 2),
+    ):
+        assert f"| {name} | {number} |" in card
+        assert f"{name} {number}" in words
+    assert (
+        "| longer is better | chi-squared | 0.31 | 1e-05 | drifted | no 50.0%, yes 50.0% | no 19.0%, yes 81.0% |"
+        in card
+    )
+    assert "| prompt length | Kolmogorov-Smirnov | 0.10 | 0.2 | alike | p25 1,200 | p25 1,300 |" in card
+    assert "Longer is better chi-squared 0.31 1e-05 drifted no 50.0%, yes 50.0% no 19.0%, yes 81.0%" in words
+    assert "&lt;b&gt;a\\|b&lt;/b&gt; 100.0%" in card
+    assert "<b>a|b" not in page
+    assert "since.frozen" not in card
+    first = render_card(released(evidence)) + render_report(released(evidence))
+    assert "New and old pairs" not in first and "Kolmogorov" not in first
 
 
 def test_card_of_sft_leaves_grpo_out(evidence):

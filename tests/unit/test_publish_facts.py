@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from components.core.manifest import FileEntry, Manifest, Parent
+from components.publish.ancestry import find_ancestry
 from components.publish.facts import check_lineage, check_weights
 
 WHOLE = {"f4": np.arange(7, dtype="<f4"), "ids": np.arange(5), "empty": np.zeros((0, 3), "<f2"), "one": np.array(1.0)}
@@ -159,9 +160,10 @@ class Store:
     def open(self, uri):
         return self.manifests.get(uri)
 
-    def add(self, name, *parents):
+    def add(self, name, *parents, at="", **statistics):
         made = Manifest(
-            kind=name, stage=name, uri=f"s3://b/{name}", run_key="0" * 64, code_version="1", config={}, files=(),
+            kind=name, stage=name, uri=f"s3://b/{name}{at}", run_key="0" * 64, code_version="1",
+            config={"base_model": "tiny"}, files=(), statistics=statistics,
             parents={parent.stage: Parent(uri=parent.uri, digest=parent.digest) for parent in parents},
         )  # fmt: skip
         self.manifests[made.uri] = made
@@ -178,15 +180,50 @@ def store():
 
 
 def test_a_lineage_whose_manifests_are_those_that_were_read_is_complete(store):
-    check, _ = check_lineage([store.manifests["s3://b/sft"]], store)
+    check, _ = check_lineage(find_ancestry([store.manifests["s3://b/sft"]], store))
     assert (check.passed, check.note) == (True, "all 3 artifacts it was made from are those that were read")
 
 
 def test_a_missing_and_a_replaced_ancestor_are_reasons(store):
     sft = store.manifests["s3://b/sft"]
     store.add("traces")
-    assert "s3://b/traces is not what s3://b/filter was made from" in check_lineage([sft], store)[1]
+    assert "s3://b/traces is not what s3://b/filter was made from" in check_lineage(find_ancestry([sft], store))[1]
     del store.manifests["s3://b/pairs"]
-    check, reason = check_lineage([sft], store)
+    check, reason = check_lineage(find_ancestry([sft], store))
     assert not check.passed
     assert "there is no manifest at s3://b/pairs any more, from which s3://b/filter was made" in reason
+
+
+def weeks(store):
+    """Three runs, each warm-started from the one before; the first from the base model."""
+    base, since = {"uri": "tiny", "sha256": "b" * 64}, {}
+    for week in ("", "-2", "-3"):
+        data = {"uri": f"s3://data/{week}", "sha256": "d" * 64}
+        pairs = store.add("prepare", at=week, sources=[data], **since)
+        tuned = store.add("sft", store.add("filter", pairs, at=week), at=week, sources=[base])
+        model = store.add("grpo", tuned, pairs, at=week)
+        base = {"uri": model.uri, "sha256": model.digest}
+        since = {"since": {"uri": pairs.uri, "digest": pairs.digest}}
+    return model, tuned
+
+
+def test_the_ancestry_reaches_over_warm_starts_and_the_pairs_of_earlier_runs(store):
+    model, tuned = weeks(store)
+    ancestry = find_ancestry([model], store)
+    assert ancestry.problems == ()
+    assert [made.uri for made in ancestry.tuned(tuned)] == ["s3://b/sft-3", "s3://b/sft-2", "s3://b/sft"]
+    assert ancestry.start(tuned).uri == "s3://b/grpo-2"
+    assert [made.uri for made in ancestry.found if made.stage == "prepare"] == [
+        "s3://b/prepare-3", "s3://b/prepare-2", "s3://b/prepare",
+    ]  # fmt: skip
+    assert len(ancestry.found) == 11
+
+
+def test_a_model_that_it_was_warm_started_from_is_part_of_the_lineage(store):
+    model, tuned = weeks(store)
+    del store.manifests["s3://b/grpo"]
+    ancestry = find_ancestry([model], store)
+    check, reason = check_lineage(ancestry)
+    assert not check.passed
+    assert "there is no manifest at s3://b/grpo any more, from which s3://b/sft-2 was made" in reason
+    assert [made.uri for made in ancestry.tuned(tuned)] == ["s3://b/sft-3", "s3://b/sft-2"]

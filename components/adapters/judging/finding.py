@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from components.adapters import tracking
 from components.adapters.models import fingerprint, resolve, short_name
+from components.adapters.registry import find_version, grammar_of, open_artifact
 from components.core.errors import InvalidInput
-from components.core.verdict import GRAMMARS, Grammar
+from components.core.verdict import Grammar
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
@@ -44,31 +44,28 @@ def find_model(reference: str, storage: "Storage", directory: Path) -> FoundMode
     """
     uri, name = reference, short_name(reference)
     if needs_services(reference) and not reference.startswith("s3://"):
-        uri, name = _registered(reference)
+        uri, name = _registered(reference, storage)
     digest = str(fingerprint(uri, storage)[0]["sha256"])
     folder = resolve(uri, storage, directory / digest[:16])
     return FoundModel(name, folder, digest, _grammar(uri, storage))
 
 
-def _registered(reference: str) -> tuple[str, str]:
+def _registered(reference: str, storage: "Storage") -> tuple[str, str]:
     """Return the uri of a registered version's artifact, and the version's name with its number."""
-    match = _VERSION.fullmatch(reference)
-    if match is None:
+    if _VERSION.fullmatch(reference) is None:
         raise InvalidInput(
             f"{reference!r} is no model: give a folder that exists, an s3:// uri, a hub id with its revision "
             "(org/name@<40 hex digits>), or a registered version (name, name/3, name@champion)"
         )
-    name, alias = match["name"], match["alias"]
-    version = tracking.get_alias(name, alias) if alias else tracking.get_version(name, match["version"] or "")
+    version = find_version(reference)
     if version is None:
         raise InvalidInput(
             f"MLflow's registry has no {reference}, and there is no such folder; check the name, the version, and that "
             "MLFLOW_TRACKING_URI (or --dir) is the right place"
         )
-    uri = version.tags.get("reasrm.manifest_uri") or version.source_uri.removesuffix("/model")
-    return uri, f"{version.name}/{version.version}"
+    return open_artifact(version, storage).uri, f"{version.name}/{version.version}"
 
 
 def _grammar(uri: str, storage: "Storage") -> Grammar | None:
     manifest = storage.open(uri.rstrip("/")) if uri.startswith("s3://") else None
-    return next((one for one in GRAMMARS if manifest and manifest.config.get("grammar") == one), None)
+    return grammar_of(manifest, storage) if manifest else None
