@@ -287,7 +287,7 @@ def list_versions() -> list[VersionInfo]:
     def work(client: Any) -> list[VersionInfo]:
         return [_version(one) for one in _all_pages(client.search_model_versions)]
 
-    return _call("listing the registered versions", work) or []
+    return _all_of("listing the registered versions", work)
 
 
 def list_runs() -> list[RunInfo]:
@@ -301,7 +301,18 @@ def list_runs() -> list[RunInfo]:
                 found.setdefault(run.data.tags["reasrm.run_id"], []).append(run)
         return sorted((_run(name, runs) for name, runs in found.items()), key=lambda run: (-run.started, run.run_id))
 
-    return _call("listing the runs", work) or []
+    return _all_of("listing the runs", work)
+
+
+def _all_of(what: str, work: Callable[[Any], list[T]]) -> list[T]:
+    """Return a whole list; a server that answers "not found" has not said that there is nothing."""
+    found = _call(what, work)
+    if found is None:
+        where = redact(os.environ.get("MLFLOW_TRACKING_URI", ""))
+        raise InvalidInput(
+            f"{what}: {where} answers that there is no such thing; set it to the MLflow server's address"
+        )
+    return found
 
 
 def _run(name: str, runs: list[Any]) -> RunInfo:
