@@ -108,6 +108,37 @@ def clusters(rows: Signatures, threshold: float, openings: NDArray[np.uint64] | 
     return np.asarray(first[labels], np.intp)
 
 
+def near_any(rows: NDArray[np.uint8], known: NDArray[np.uint8], threshold: float) -> NDArray[np.bool_]:
+    """Return which of the texts reach the threshold with any of the known ones, by the low bytes of signatures.
+
+    Only the texts are held against the known ones, so this takes seconds for a few thousand against a million.
+    """
+    near = np.zeros(len(rows), np.bool_)
+    if threshold >= 1 or not len(known):
+        return near
+    width = band_width(threshold)
+    for band in range(PERMUTATIONS // width):
+        left = np.flatnonzero(~near)
+        columns = slice(band * width, (band + 1) * width)
+        keys, theirs = _keys(rows[left, columns]), _keys(known[:, columns])
+        candidates = np.flatnonzero(np.isin(theirs, keys))
+        order = candidates[np.argsort(theirs[candidates], kind="stable")]
+        starts, ends = (np.searchsorted(theirs[order], keys, side) for side in ("left", "right"))
+        for row, start, end in zip(left.tolist(), starts.tolist(), ends.tolist(), strict=True):
+            if start < end:
+                alike = (known[order[start:end]] == rows[row]).mean(axis=1, dtype=np.float32)
+                near[row] = bool((alike >= threshold).any())
+    return near
+
+
+def _keys(columns: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    keys = np.zeros(len(columns), np.uint64)
+    for column in columns.T:
+        keys = (keys ^ column) * np.uint64(BASE)
+        keys ^= keys >> np.uint64(32)
+    return keys
+
+
 def band_width(threshold: float) -> int:
     """Return the numbers in a band: the most with which a pair at the threshold is found with RECALL."""
     widths = [

@@ -49,10 +49,10 @@ def plan(keep_runs: int, keep_days: float, root: str, directory: Path | None) ->
     """Show what may go, and how much that is. Deletes nothing."""
     with _servers(directory):
         _show(_look(keep_runs, keep_days, root)())
-    where = f" --root {root}" + (f" --dir {directory}" if directory else "")
-    click.echo(
-        f"nothing was deleted; to do it: reasrm retention apply --keep-runs {keep_runs} --keep-days {keep_days:g}{where}"
+    given = f"--keep-runs {keep_runs} --keep-days {keep_days:g} --root {root}" + (
+        f" --dir {directory}" if directory else ""
     )
+    click.echo(f"nothing was deleted; to do it: reasrm retention apply {given}")
 
 
 @retention.command(epilog="\b\nExample:\n  reasrm retention apply --keep-runs 4 --keep-days 14\n")

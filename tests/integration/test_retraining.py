@@ -148,7 +148,15 @@ def test_drift_is_found_and_can_stop_the_run(prepare: Any) -> None:
     alike = {
         shift["name"]: shift for shift in prepare(LINES, since=first.uri, max_drift=0.99).manifest.statistics["drift"]
     }  # type: ignore[index, union-attr, call-overload]
-    assert set(alike) == {"label", "longer_is_better", "source", "category", "prompt_length", "answer_length"}
+    assert set(alike) == {
+        "label",
+        "longer_is_better",
+        "source",
+        "category",
+        "prompt_length",
+        "answer_length",
+        "relabelled",
+    }
     assert not any(shift["drifted"] for shift in alike.values())  # type: ignore[index, call-overload]
     odd = []
     for line in WEEKS[1]:
@@ -161,7 +169,7 @@ def test_drift_is_found_and_can_stop_the_run(prepare: Any) -> None:
         }
         odd.append(json.dumps(row).encode() + b"\n")
     told = {shift["name"] for shift in prepare(odd, since=first.uri).manifest.statistics["drift"] if shift["drifted"]}  # type: ignore[index, union-attr, call-overload]
-    assert told >= {"label", "source", "longer_is_better", "answer_length"}
+    assert told >= {"label", "source", "longer_is_better", "answer_length", "relabelled"}
     with pytest.raises(InvalidInput, match=r"farther than max_drift=0\.2: label: distance .* source: distance"):
         prepare(odd, since=first.uri, on_drift="stop")
 
