@@ -86,13 +86,20 @@ def _head(release: Release) -> str:
         how += ", then GRPO with a reward for the right verdict"
     base = manifests["sft"].config.get("base_model", "unknown")
     digest = next((source.get("sha256") for source in sources(manifests["sft"])), "unknown")
+    start = str(manifests["sft"].statistics.get("started_from", ""))
+    if start.startswith("s3://") and start != base:
+        base_line = (
+            f"{code(base)}, by way of the model {code(start)}, from which training started (sha256 {code(digest)})"
+        )
+    else:
+        base_line = f"{code(base)} (sha256 {code(digest)})"
     traces = release.evidence.traces
     return f"""# {text(release.config.model_name)}
 
 Version {text(release.version)}, a reasoning reward model. It reads a conversation and two answers, reasons in writing
 (its own rubric for chat, its own solution for reasoning tasks) and then names the better answer.
 
-- Base model: {code(base)} (sha256 {code(digest)})
+- Base model: {base_line}
 - Trained by: {how}
 - Teacher: {_teacher(traces) if traces else "unknown: the manifest of its traces is gone"}
 - Form of the judgment: {code(manifests["benchmark"].config.get("grammar", "unknown"))}

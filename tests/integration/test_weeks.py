@@ -10,12 +10,13 @@ import pytest
 
 from components.adapters.stage import run_stage
 from components.core.errors import InvalidInput, Transient
-from components.core.manifest import Manifest
+from components.core.manifest import Manifest, describe, parents_of
 from components.core.records import read_models
 from components.core.schema import PreferencePair
 from components.prepare.before import SEEN_FILE, TRAINED, TRAINED_FILE, open_before
 from components.prepare.config import Config
 from components.prepare.drift import compare, relabelling
+from pipeline.preflight import pin
 
 Row = dict[str, Any]
 
@@ -178,6 +179,36 @@ def test_few_pairs_of_many_sources_are_no_drift_by_chance() -> None:
     assert "source" in {shift.name for shift in compare(old, odd, 0.2) if shift.drifted}
     assert relabelling(1000, 300, 0.2).drifted and not relabelling(1000, 100, 0.2).drifted
     assert not relabelling(0, 0, 0.2).drifted
+
+
+def test_a_run_starts_only_from_what_its_held_out_pairs_are_new_to(prepare: Any, s3: Any, tmp_path: Path) -> None:
+    first = prepare(rows_of(0))
+    second, other = prepare(rows_of(1), first), prepare(rows_of(5))
+    models = {}
+    for name, pairs in {"first": first, "other": other}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+        models[name] = Manifest(
+            kind="model", stage="sft", uri=f"{s3.prefix}/a/sft/{name}", run_key="0" * 64, code_version="0", config={},
+            files=describe(tmp_path / name), parents=parents_of({"pairs": pairs}),
+        )  # fmt: skip
+        s3.storage.commit(models[name], tmp_path / name)
+
+    def start(pairs: Manifest | None, model: str) -> dict[str, str]:
+        since, warm = pairs.uri if pairs else "", models[model].uri
+        return pin({"prepare_config": json.dumps({"since": since}), "sft_config": json.dumps({"warm_start": warm})})[1]
+
+    assert start(first, "first") == {"since": first.uri, "warm_start": models["first"].uri}
+    assert start(second, "first")["since"] == second.uri  # it has seen what the first has
+    for pairs, model, told in ((second, "other", "leads to"), (None, "first", "names nothing")):
+        with pytest.raises(InvalidInput, match=f"learned from the pairs of s3://.*, but prepare.since {told}"):
+            start(pairs, model)
+    s3.storage.delete([f"{models['first'].uri}/weights"])
+    with pytest.raises(InvalidInput, match=r"of which 1 of 1 files are gone or not whole, such as weights"):
+        start(first, "first")
+    s3.storage.delete([f"{first.uri}/{SEEN_FILE}"])
+    with pytest.raises(InvalidInput, match=r"prepare\.since: s3://.* such as seen\.bin; restore them"):
+        start(first, "other")
 
 
 def test_a_start_that_is_gone_meanwhile_is_not_taken_for_a_first_run(
