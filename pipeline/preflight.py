@@ -108,6 +108,7 @@ def pin(parameters: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str
         changed[f"{stage}_config"] = json.dumps({**values, setting: uri}, ensure_ascii=False)
     if "warm_start" in starts:
         _check_learned(starts["warm_start"], starts.get("since"), storage)
+        _warn_of_base(starts["warm_start"], str(parameters.get("base_model", "")), storage)
     return changed, found
 
 
@@ -141,6 +142,19 @@ def _check_learned(start: Manifest, since: Manifest | None, storage: "Storage") 
         uris = {parent.uri for parent in manifest.parents.values()} - reached
         reached |= uris
         todo += [found for uri in sorted(uris) if (found := storage.open(uri)) is not None]
+
+
+def _warn_of_base(start: Manifest, base: str, storage: "Storage") -> None:
+    """Say so if the recipe names another base model than the one that the model to start from was made from."""
+    parent = start.parents.get("sft")
+    tuned = (storage.open(parent.uri) if parent else None) or start
+    made_from = str(tuned.config.get("base_model", ""))
+    if base and made_from and base.rpartition("/")[2] != made_from.rpartition("/")[2]:
+        logger.warning(
+            "base_model is %s, but training starts from %s, which was made from %s: for the new base, leave "
+            "sft.warm_start empty",
+            base, start.uri, made_from,
+        )  # fmt: skip
 
 
 def due_day(data_until: str, scheduled: str) -> str:

@@ -19,7 +19,7 @@ from components.prepare.near import clusters, find_twins
 
 logger = logging.getLogger(__name__)
 
-CONTRADICTING = "contradicting labels"
+CONTRADICTING, SEEN = "contradicting labels", "seen before"
 
 
 @dataclass
@@ -156,7 +156,7 @@ class Sieve:
         number, first_wins = divmod(known, 2)
         place, _ = self.accepted.read(number)
         if first_wins == sound.first_wins and not self.accepted.dropped[number]:
-            rule = "duplicate content" if self.accepted.origins[number] == NEW else "seen before"
+            rule = "duplicate content" if self.accepted.origins[number] == NEW else SEEN
             return rule, f"{rule}, first at {place}"
         if self.accepted.origins[number] != NEW and first_wins != sound.first_wins:
             self._note_relabelled(number)
@@ -261,4 +261,5 @@ class Sieve:
         self.overlap.update((hit.benchmark, hit.kind) for hit in left_out.hits)
         if left_out.kind == "bad" and len(self._first_bad) < 5:
             self._first_bad.append(f"{record.place}: {record.reason}")
-        self._quarantine.write(to_line(record.as_dict() | {"kind": left_out.kind}))
+        if left_out.rule != SEEN:  # all old data that the sources still hold, week after week: its number says enough
+            self._quarantine.write(to_line(record.as_dict() | {"kind": left_out.kind}))

@@ -79,6 +79,8 @@ def test_three_weeks(prepare: Any, parts: Any, s3: Any, tmp_path: Path) -> None:
             assert not manifest.statistics["nothing_new"]
     assert trained[2] & weeks[0]  # what the run before last brought is still drawn on
     assert not trained[0] & ids(parts(third)["heldout"])
+    assert (tmp_path / third.run_key[:8] / "quarantine.jsonl").read_bytes().count(b"seen before") == 0
+    assert third.statistics["dropped"]["seen before"] > 200  # type: ignore[index, call-overload, operator]
     sizes = [s3.storage.list(f"{made.uri}/{SEEN_FILE}")[0].size // 16 for made in (first, second, third)]
     assert sizes == [500, 700, 972]
     draws = [trained[number] & weeks[0] for number in (1, 2)]
@@ -169,7 +171,7 @@ def test_drift_is_found_and_can_stop_the_run(prepare: Any) -> None:
         }
         odd.append(json.dumps(row).encode() + b"\n")
     told = {shift["name"] for shift in prepare(odd, since=first.uri).manifest.statistics["drift"] if shift["drifted"]}  # type: ignore[index, union-attr, call-overload]
-    assert told >= {"label", "source", "longer_is_better", "answer_length", "relabelled"}
+    assert told >= {"label", "source", "longer_is_better", "answer_length"}
     with pytest.raises(InvalidInput, match=r"farther than max_drift=0\.2: label: distance .* source: distance"):
         prepare(odd, since=first.uri, on_drift="stop")
 

@@ -181,7 +181,9 @@ def test_few_pairs_of_many_sources_are_no_drift_by_chance() -> None:
     assert not relabelling(0, 0, 0.2).drifted
 
 
-def test_a_run_starts_only_from_what_its_held_out_pairs_are_new_to(prepare: Any, s3: Any, tmp_path: Path) -> None:
+def test_a_run_starts_only_from_what_its_held_out_pairs_are_new_to(
+    prepare: Any, s3: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = prepare(rows_of(0))
     second, other = prepare(rows_of(1), first), prepare(rows_of(5))
     models = {}
@@ -189,17 +191,22 @@ def test_a_run_starts_only_from_what_its_held_out_pairs_are_new_to(prepare: Any,
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text(name)
         models[name] = Manifest(
-            kind="model", stage="sft", uri=f"{s3.prefix}/a/sft/{name}", run_key="0" * 64, code_version="0", config={},
+            kind="model", stage="sft", uri=f"{s3.prefix}/a/sft/{name}", run_key="0" * 64, code_version="0",
+            config={"base_model": "org/small@1"},
             files=describe(tmp_path / name), parents=parents_of({"pairs": pairs}),
         )  # fmt: skip
         s3.storage.commit(models[name], tmp_path / name)
 
-    def start(pairs: Manifest | None, model: str) -> dict[str, str]:
+    def start(pairs: Manifest | None, model: str, base: str = "org/small@1") -> dict[str, str]:
         since, warm = pairs.uri if pairs else "", models[model].uri
-        return pin({"prepare_config": json.dumps({"since": since}), "sft_config": json.dumps({"warm_start": warm})})[1]
+        stages = {"prepare_config": json.dumps({"since": since}), "sft_config": json.dumps({"warm_start": warm})}
+        return pin({**stages, "base_model": base})[1]
 
     assert start(first, "first") == {"since": first.uri, "warm_start": models["first"].uri}
     assert start(second, "first")["since"] == second.uri  # it has seen what the first has
+    assert "which was made from" not in caplog.text
+    assert start(first, "first", "org/large@1")
+    assert "base_model is org/large@1, but training starts from" in caplog.text
     for pairs, model, told in ((second, "other", "leads to"), (None, "first", "names nothing")):
         with pytest.raises(InvalidInput, match=f"learned from the pairs of s3://.*, but prepare.since {told}"):
             start(pairs, model)
