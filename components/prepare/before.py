@@ -92,11 +92,12 @@ def open_before(settings: Config, output: "Output") -> Before | None:
     wanted = [f"{part}.jsonl" for part in ("heldout", "distil", "rl")]
     known = [name for name in (SEEN_FILE, TRAINED_FILE) if name in names]
     folder = output.storage.fetch(manifest, output.workdir / "sources" / "before", only=[*wanted, *known])
-    if SEEN_FILE not in names:
-        logger.warning("%s has no %s: only the pairs in its parts count as seen before", manifest.uri, SEEN_FILE)
-    seen = _read_seen(folder / SEEN_FILE)
+    seen, trained = _read_seen(folder / SEEN_FILE), _bytes_of(folder / TRAINED_FILE)
+    if SEEN_FILE not in names or len(trained) % TRAINED.itemsize or any(label > NO_LABEL for label in seen.values()):
+        logger.warning("%s has no %s of today: only the pairs in its parts count as seen", manifest.uri, SEEN_FILE)
+        seen, trained = {}, b""
     logger.info("since %s (%s): %s pairs were seen before", settings.since, manifest.uri, len(seen))
-    return Before(manifest, folder, seen, np.frombuffer(_bytes_of(folder / TRAINED_FILE), TRAINED))
+    return Before(manifest, folder, seen, np.frombuffer(trained, TRAINED))
 
 
 def write_seen(path: Path, found: Mapping[bytes, int], before: Before | None) -> None:

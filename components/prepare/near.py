@@ -112,8 +112,8 @@ def clusters(rows: Signatures, threshold: float, openings: NDArray[np.uint64] | 
 def near_any(rows: NDArray[np.uint8], known: NDArray[np.uint8], threshold: float) -> NDArray[np.bool_]:
     """Return which of the texts reach the threshold with any of the known ones, by the low bytes of signatures.
 
-    Only the texts are held against the known ones, so this takes seconds for a few thousand against a million. Of a band
-    that a template puts into very many known texts, MOST_COMPARED are looked at; the bands outside it tell them apart.
+    Only the texts are held against the known ones, so this takes seconds for a few thousand against a million. Of a
+    band that a template puts into very many known texts, MOST_COMPARED are looked at; those outside it tell them apart.
     """
     near = np.zeros(len(rows), np.bool_)
     if threshold >= 1 or not len(known):

@@ -1,6 +1,7 @@
 """What runs take that follow one another, over a real S3 server and a real registry."""
 
 import gzip
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -256,3 +257,11 @@ def test_an_artifact_without_digests_counts_by_its_pairs(prepare: Any, parts: An
     second = prepare(LINES[:700], since=old.uri, replay_share=0).manifest
     got = parts(second)
     assert not ids(got["distil"] + got["rl"]) & {json.loads(line)["id"] for line in WEEKS[0]}
+    # As an earlier version wrote them: digests alone.
+    again = first.model_copy(update={"uri": f"{first.uri}-earlier"})
+    folder = s3.storage.fetch(first, tmp_path / "first")
+    (folder / SEEN_FILE).write_bytes(b"".join(hashlib.sha256(line).digest()[:16] for line in WEEKS[0]))
+    (folder / TRAINED_FILE).write_bytes(b"".join(hashlib.sha256(line).digest()[:8] for line in WEEKS[0][:301]))
+    s3.storage.commit(again.model_copy(update={"files": describe(folder)}), folder)
+    third = prepare(LINES[:700], since=again.uri, replay_share=0).manifest
+    assert third.statistics["since"]["new"] == second.statistics["since"]["new"]  # type: ignore[index, call-overload]
