@@ -22,6 +22,7 @@ from components.adapters.progress import Progress
 from components.adapters.registry import MODEL_TAG, PAIRS_TAG, find_artifact
 from components.adapters.stage import RUN_ID_VARIABLE, RUN_NAME_VARIABLE, content_of, name_work
 from components.core.errors import InvalidInput, ReasrmError, Transient
+from components.core.manifest import Manifest
 from pipeline.checks import endpoints, machines, objects, permissions, secrets, sources, store, tracker
 from pipeline.checks.demand import Demand, demand_of_run
 from pipeline.checks.finding import Finding, Status
@@ -96,21 +97,77 @@ def pin(parameters: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str
     """Look up what the run goes on from, once, so that a champion that changes meanwhile changes nothing for its tasks.
 
     Returns the parameters with uris in place of names, and `since` and `warm_start` (empty: none, or none yet).
-    Raises Transient where MLflow does not answer: a run that cannot tell what is new must not begin.
+
+    Raises:
+        Transient: MLflow does not answer; a run that cannot tell what is new must not begin.
+        InvalidInput: there is no such artifact, files of it are gone, or the model that training starts from has
+            learned from pairs that `since` does not know of.
     """
     from components.adapters.storage import Storage
 
-    found, changed = {}, dict(parameters)
+    storage = Storage.from_env()
+    found, changed, starts = {}, dict(parameters), dict[str, Manifest]()
     for stage, setting, tag in (("prepare", "since", PAIRS_TAG), ("sft", "warm_start", MODEL_TAG)):
         values = parse_settings(stage, str(parameters[f"{stage}_config"]), None, None)
         name, uri = str(values.get(setting) or ""), ""
         if name:
-            manifest = find_artifact(name, Storage.from_env(), tag)
+            manifest = find_artifact(name, storage, tag)
+            if manifest:
+                _check_files(f"{stage}.{setting}: {name}", manifest, storage)
+                starts[setting] = manifest
             uri = manifest.uri if manifest else ""
             logger.info("%s.%s: %s is %s", stage, setting, name, uri or "nobody yet")
         found[setting] = uri
         changed[f"{stage}_config"] = json.dumps({**values, setting: uri}, ensure_ascii=False)
+    if "warm_start" in starts:
+        _check_learned(starts["warm_start"], starts.get("since"), storage)
+        _warn_of_base(starts["warm_start"], str(parameters.get("base_model", "")), storage)
     return changed, found
+
+
+def _check_files(what: str, manifest: Manifest, storage: "Storage") -> None:
+    """Raise InvalidInput if an artifact's files are gone; training would find out hours later."""
+    there = {one.uri: one.size for one in storage.list(f"{manifest.uri}/")}
+    gone = [entry.path for entry in manifest.files if there.get(f"{manifest.uri}/{entry.path}") != entry.size]
+    if gone:
+        raise InvalidInput(
+            f"{what} is {manifest.uri}, of which {len(gone)} of {len(manifest.files)} files are gone or not whole, "
+            f"such as {gone[0]}; restore them in S3, or name another version"
+        )
+
+
+def _check_learned(start: Manifest, since: Manifest | None, storage: "Storage") -> None:
+    """Raise InvalidInput if a model that a run starts from was trained on pairs that the run would hold out as new."""
+    known, before = set[str](), since
+    while before is not None and before.uri not in known:
+        known.add(before.uri)
+        earlier = before.statistics.get("since")
+        before = storage.open(str(earlier["uri"])) if isinstance(earlier, dict) else None
+    todo, reached = [start], set[str]()
+    while todo:
+        manifest = todo.pop()
+        if manifest.stage == "prepare" and manifest.uri not in known:
+            raise InvalidInput(
+                f"sft.warm_start is {start.uri}, which learned from the pairs of {manifest.uri}, but prepare.since "
+                f"{f'leads to {since.uri}, which has not seen them' if since else 'names nothing'}: what the model was "
+                "trained on would be held out to judge it. Name the same model in both, or let go of warm_start"
+            )
+        uris = {parent.uri for parent in manifest.parents.values()} - reached
+        reached |= uris
+        todo += [found for uri in sorted(uris) if (found := storage.open(uri)) is not None]
+
+
+def _warn_of_base(start: Manifest, base: str, storage: "Storage") -> None:
+    """Say so if the recipe names another base model than the one that the model to start from was made from."""
+    parent = start.parents.get("sft")
+    tuned = (storage.open(parent.uri) if parent else None) or start
+    made_from = str(tuned.config.get("base_model", ""))
+    if base and made_from and base.rpartition("/")[2] != made_from.rpartition("/")[2]:
+        logger.warning(
+            "base_model is %s, but training starts from %s, which was made from %s: for the new base, leave "
+            "sft.warm_start empty",
+            base, start.uri, made_from,
+        )  # fmt: skip
 
 
 def due_day(data_until: str, scheduled: str) -> str:

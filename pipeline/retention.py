@@ -2,24 +2,30 @@
 
 An artifact is needed if something needed names its uri: in a version's tags, or anywhere in a manifest, such as its
 parents, its sources or the checkpoint that it resumed from. What is not understood counts as needed: objects that do
-not lie at <root>/<stage>/<key>/ are never touched, and a manifest that cannot be read ends the command.
+not lie at <root>/<stage>/<key>/ are never touched, and a manifest that cannot be read ends the command. So does a
+registry that does not know what these runs have published: it is not the one that says what is needed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
+from urllib.parse import unquote
 
 from components.adapters.stage import KEY_LENGTH
 from components.adapters.storage import ObjectInfo
 from components.adapters.tracking import RunInfo, VersionInfo
 from components.core.errors import InvalidInput
 from components.core.manifest import MANIFEST_NAME, Manifest
+from pipeline.local import STAGES
 
 Kind = Literal["work of a finished stage", "unfinished work", "artifact"]
 ORDER: tuple[Kind, ...] = ("work of a finished stage", "unfinished work", "artifact")
 """In this order things are deleted: first what can be missed most easily."""
-PARTIAL = "partial"
+PARTIAL, PROMOTIONS = "partial", "promotions"
+AT_ONCE = 16
+"""Requests to S3 at the same time."""
 
 
 class Store(Protocol):
@@ -80,6 +86,8 @@ def make_plan(
     below = _Below(root.rstrip("/"), storage)
     if not below.works:
         raise InvalidInput(f"there are no artifacts below {root}; give the artifact_root of the runs")
+    runs = [run for run in runs if below.knows(run)]
+    _check_registry(below, versions, runs)
     registered = _Needed(below)
     for version in versions:
         registered.add([version.source_uri, *version.tags.values()])
@@ -100,7 +108,7 @@ def make_plan(
         partial = [one for one in objects if one.uri.startswith(f"{uri}/{PARTIAL}/")]
         rest = [one for one in objects if not one.uri.startswith(f"{uri}/{PARTIAL}/")]
         if registered.needs(uri):
-            free = [one for one in partial if finished and not registered.needs_object(one.uri)]
+            free = [one for one in partial if finished and not registered.needs_object(uri, one.uri)]
             keep("of registered versions", [one for one in objects if one not in free])
             rest, partial = [], free
         if finished:
@@ -112,23 +120,60 @@ def make_plan(
     return Plan(tuple(sorted(items, key=lambda item: (ORDER.index(item.kind), item.uri))), kept)
 
 
-def apply_plan(plan: Plan, look_again: Callable[[], Plan], storage: Store, done: Callable[[Item], None]) -> int:
+def apply_plan(
+    plan: Plan,
+    look_again: Callable[[], Plan],
+    storage: Store,
+    done: Callable[[Item], None],
+    spared: Callable[[Item], None] = lambda item: None,
+) -> int:
     """Delete what the plan and a plan made just now agree on; return the bytes freed.
 
-    So what was registered or begun since the first look is spared. `done` is called after each item.
+    So what was registered or begun since the first look is spared, and what somebody works on again since the second:
+    each item is listed once more before it goes. `done` is called after each item, `spared` for one that stays.
     """
     again = {(item.kind, item.uri): set(item.objects) for item in look_again().items}
     freed = 0
-    for item in plan.items:
-        still = again.get((item.kind, item.uri), set())
-        objects = [one for one in item.objects if one in still]
-        if not objects or (item.kind != "work of a finished stage" and len(objects) < len(still)):
-            continue
-        # The manifest first: an artifact exists exactly if it does, and no manifest may lack its files.
-        storage.delete(sorted((one.uri for one in objects), key=lambda uri: (not uri.endswith(MANIFEST_NAME), uri)))
-        freed += sum(one.size for one in objects)
-        done(Item(item.kind, item.uri, tuple(objects)))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for item in plan.items:
+            objects = _still(item, again.get((item.kind, item.uri), set()), storage)
+            if not objects:
+                spared(item)
+                continue
+            # The manifest first: an artifact exists exactly if it does, and no manifest may lack its files.
+            top = f"{item.uri}/{MANIFEST_NAME}"
+            storage.delete(one.uri for one in objects if one.uri == top)
+            for _ in pool.map(lambda one: storage.delete([one.uri]), [one for one in objects if one.uri != top]):
+                pass
+            freed += sum(one.size for one in objects)
+            done(Item(item.kind, item.uri, tuple(objects)))
     return freed
+
+
+def _still(item: Item, agreed: set[ObjectInfo], storage: Store) -> list[ObjectInfo]:
+    """Return the objects of an item that may go now: all of it, or of work in progress what is left; else none."""
+    there = set(storage.list(f"{item.uri}/")) if agreed else set()
+    if item.kind == "work of a finished stage":
+        return [one for one in item.objects if one in agreed and one in there]
+    return list(item.objects) if set(item.objects) == agreed == there else []
+
+
+def _check_registry(below: "_Below", versions: Sequence[VersionInfo], runs: Sequence[RunInfo]) -> None:
+    """Raise InvalidInput if MLflow cannot be the one that these runs report to, or has lost what they told it."""
+    remedy = "see that MLFLOW_TRACKING_URI is the server of these runs; if it lost data, restore it first"
+    names = {version.name for version in versions}
+    for model, folder in sorted(below.promoted.items()):
+        if model not in names:
+            raise InvalidInput(
+                f"{folder}/ says that {model} had a champion, but the registry has no version of it: {remedy}. If the "
+                "model was deleted on purpose, delete that folder too"
+            )
+    named = [uri for version in versions for uri in (version.source_uri, *version.tags.values())]
+    if not runs and not any(uri.startswith(f"{below.root}/") for uri in named):
+        raise InvalidInput(
+            f"MLflow knows no run and no version of what lies below {below.root}, so it cannot say what is needed: "
+            f"{remedy}. If nothing is needed any more, delete it with the tools of your S3 server"
+        )
 
 
 def _kept_runs(runs: Sequence[RunInfo], policy: Policy, now: datetime) -> list[RunInfo]:
@@ -150,14 +195,18 @@ class _Below:
         self.root, self.storage = root, storage
         self.works: dict[str, list[ObjectInfo]] = {}
         self.others: list[ObjectInfo] = []
+        self.promoted: dict[str, str] = {}  # model -> folder of its log of promotions
         for one in storage.list(f"{root}/"):
             stage, _, rest = one.uri.removeprefix(f"{root}/").partition("/")
             key, _, name = rest.partition("/")
-            if stage and name and len(key) == KEY_LENGTH and not set(key) - set("0123456789abcdef"):
+            if stage in STAGES and name and len(key) == KEY_LENGTH and not set(key) - set("0123456789abcdef"):
                 self.works.setdefault(f"{root}/{stage}/{key}", []).append(one)
-            else:
-                self.others.append(one)
+                continue
+            self.others.append(one)
+            if stage == PROMOTIONS and name.endswith(".json"):
+                self.promoted[unquote(key)] = f"{root}/{stage}/{key}"
         self._uris = {one.uri for objects in self.works.values() for one in objects}
+        self._mentions: dict[str, frozenset[str]] = {}
 
     def is_finished(self, uri: str) -> bool:
         """Tell whether there is a manifest at a uri."""
@@ -166,6 +215,33 @@ class _Below:
     def newest(self, uri: str) -> datetime:
         """Return when the last object of a work came; now, if S3 does not say."""
         return max(one.modified or datetime.now(UTC) for one in self.works[uri])
+
+    def knows(self, run: RunInfo) -> bool:
+        """Tell whether a run works below this root, and not below another one."""
+        return any(uri.startswith(f"{self.root}/") for uri in run.uris) or any(
+            uri in self.works for uri in _of_runs(self.root, [run])
+        )
+
+    def works_at(self, uri: str) -> Iterable[str]:
+        """Return the work that a uri is or lies in, or those that lie below it."""
+        if f"{self.root}/".startswith(f"{uri}/"):
+            return self.works
+        if not uri.startswith(f"{self.root}/"):
+            return ()
+        stage, _, rest = uri.removeprefix(f"{self.root}/").partition("/")
+        if not rest:
+            return [work for work in self.works if work.startswith(f"{uri}/")]
+        work = f"{self.root}/{stage}/{rest.partition('/')[0]}"
+        return (work,) if work in self.works else ()
+
+    def mentions(self, uris: Iterable[str]) -> set[str]:
+        """Return all uris in the manifests at these uris, each of which is read once."""
+        finished = [uri for uri in uris if self.is_finished(uri)]
+        unread = [uri for uri in finished if uri not in self._mentions]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for uri, manifest in zip(unread, pool.map(self.storage.open, unread), strict=True):
+                self._mentions[uri] = frozenset(_uris_in(manifest))
+        return {named for uri in finished for named in self._mentions[uri]}
 
 
 @dataclass
@@ -178,44 +254,34 @@ class _Needed:
 
     def add(self, texts: Iterable[str]) -> None:
         """Need what these uris name, and what the manifests there name; texts that are no uris name nothing."""
-        todo = list(texts)
+        todo = set(texts)
         while todo:
-            uri = todo.pop().rstrip("/")
-            if not uri.startswith("s3://") or uri in self.named:
-                continue
-            self.named.add(uri)
-            if self.below.is_finished(uri):  # an artifact, or a checkpoint within one
-                todo += _mentions(self.below.storage.open(uri))
-            for work in self._works_at(uri):
-                if work not in self.uris:
-                    self.uris.add(work)
-                    if self.below.is_finished(work):
-                        todo += _mentions(self.below.storage.open(work))
+            named = {uri.rstrip("/") for uri in todo if uri.startswith("s3://")} - self.named
+            self.named |= named
+            works = {work for uri in named for work in self.below.works_at(uri)} - self.uris
+            self.uris |= works
+            todo = self.below.mentions(named | works)  # of artifacts, and of checkpoints within them
 
     def needs(self, work: str) -> bool:
         """Tell whether a work is needed."""
         return work in self.uris
 
-    def needs_object(self, uri: str) -> bool:
+    def needs_object(self, work: str, uri: str) -> bool:
         """Tell whether an object of a needed work's own work in progress is named, itself or by a folder of it.
 
         The work's own uri names the artifact, which has no such objects.
         """
-        return any(uri == name or uri.startswith(f"{name}/") for name in self.named if name not in self.below.works)
-
-    def _works_at(self, uri: str) -> Iterator[str]:
-        """Yield the work that a uri is or lies in, or those that lie below it."""
-        stage, _, rest = uri.removeprefix(f"{self.below.root}/").partition("/")
-        work = f"{self.below.root}/{stage}/{rest.partition('/')[0]}"
-        if uri.startswith(f"{self.below.root}/") and work in self.below.works:
-            yield work
-        else:
-            yield from (one for one in self.below.works if one.startswith(f"{uri}/"))
+        while uri != work:
+            if uri in self.named:
+                return True
+            uri = uri.rpartition("/")[0]
+        return False
 
 
-def _mentions(value: Manifest | None) -> Iterator[str]:
-    """Yield all texts in a manifest."""
-    yield from _texts(value.model_dump(mode="json") if value else None)
+def _uris_in(manifest: Manifest | None) -> Iterator[str]:
+    """Yield all uris of S3 in a manifest."""
+    found = _texts(manifest.model_dump(mode="json") if manifest else None)
+    return (text for text in found if text.startswith("s3://"))
 
 
 def _texts(value: Any) -> Iterator[str]:

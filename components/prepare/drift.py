@@ -1,7 +1,8 @@
 """Whether new pairs are like those before: labels, sources, categories and lengths, compared by named tests.
 
-Shares are compared by their total variation distance, with Pearson's chi-squared test; lengths by the distance of
-Kolmogorov and Smirnov, with their test. Both distances lie between 0 (alike) and 1 (nothing in common).
+Shares are compared by their total variation distance, with Pearson's chi-squared over random regroupings of the pairs:
+by its own distribution, a few pairs over many sources are an alarm one time in three. Lengths are compared by the
+distance of Kolmogorov and Smirnov, with their test. Both distances lie between 0 (alike) and 1 (nothing in common).
 """
 
 import heapq
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.core.errors import InvalidInput
 from components.core.metrics import longer_wins
@@ -27,6 +29,7 @@ MOST_PAIRS = 5_000
 """Pairs of each kind that are compared, a seeded sample."""
 CHANCE = 0.01
 """Probability under which a distance is no chance."""
+REGROUPINGS = 999
 MOST_LEVELS = 5
 
 SHARES: Mapping[str, Callable[[PreferencePair], str]] = {
@@ -89,6 +92,12 @@ def compare(old: Sequence[PreferencePair], new: Sequence[PreferencePair], limit:
     ]
 
 
+def relabelling(known: int, relabelled: int, limit: float) -> Shift:
+    """Return how many of the rows that came again, `known`, have another label than the first time."""
+    now = ["other"] * relabelled + ["as before"] * (known - relabelled)
+    return _shares("relabelled", ["as before"] * max(known, relabelled), now, limit)
+
+
 def check_drift(found: Sequence[Shift], settings: Config) -> None:
     """Log what has drifted. Raises InvalidInput with all of it where `on_drift` is stop."""
     lines = [
@@ -107,19 +116,29 @@ def check_drift(found: Sequence[Shift], settings: Config) -> None:
 
 
 def _shares(name: str, old: Sequence[str], new: Sequence[str], limit: float) -> Shift:
-    from scipy.stats import chi2_contingency
-
     counted = Counter(old), Counter(new)
     levels = sorted({*old, *new})
     table = np.array([[counts[level] for level in levels] for counts in counted], float)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     distance = float(abs(shares[0] - shares[1]).sum() / 2)
     enough = len(levels) > 1 and bool(old) and bool(new)
-    p_value = float(chi2_contingency(table).pvalue) if enough else 1.0
+    p_value = _p_value(table.astype(np.int64)) if enough else 1.0
     top = sorted(range(len(levels)), key=lambda at: (-abs(shares[0, at] - shares[1, at]), levels[at]))[:MOST_LEVELS]
     told = [{levels[at]: round(float(row[at]), 4) for at in top} for row in shares]
     drifted = distance > limit and p_value < CHANCE
-    return Shift(name, "chi-squared", distance, p_value, drifted, told[0], told[1])
+    return Shift(name, "chi-squared of regroupings", distance, p_value, drifted, told[0], told[1])
+
+
+def _p_value(table: NDArray[np.int64]) -> float:
+    """Return how likely pairs that were grouped by chance lie as far apart by chi-squared as the two rows do."""
+    both, num_new = table.sum(axis=0), int(table[1].sum())
+    draws = np.random.default_rng(0).multivariate_hypergeometric(both, num_new, REGROUPINGS, method="marginals")
+    expected = both * (num_new / both.sum())
+
+    def far(new: NDArray[np.int64]) -> NDArray[np.float64]:  # the old row's part is as large, up to a factor
+        return np.asarray(((new - expected) ** 2 / expected).sum(axis=-1))
+
+    return float(1 + (far(draws) >= far(table[1]) - 1e-9).sum()) / (1 + REGROUPINGS)
 
 
 def _lengths(name: str, old: Sequence[int], new: Sequence[int], limit: float) -> Shift:

@@ -31,7 +31,7 @@ LONGEST_REASON = 300
 class LeftOut:
     """A row that does not become a pair. `rule` is the reason without what differs from row to row, for counting.
 
-    `content` is that of `Sound`, for a pair on a benchmark's question.
+    `content` is that of `Sound` for a pair on a benchmark's question, and a digest of the row for a bad one.
     """
 
     kind: Literal["bad", "dropped"]
@@ -45,9 +45,9 @@ class LeftOut:
 class Sound:
     """A row that is a pair in its own right.
 
-    `content` is a digest of the prompt and the two answers in any order, `first_wins` tells whether the lesser of the
-    answers is the better one; `prompt` is a digest of the normalised prompt. `winner` and `loser` name the normalised
-    answers, `short` tells that they have under SHORT_ANSWERS words together.
+    `content` is a digest of the prompt and the two answers in any order, of 15 bytes; `first_wins` tells whether the
+    lesser of the answers is the better one; `prompt` is a digest of the normalised prompt. `winner` and `loser` name
+    the normalised answers, `short` tells that they have under SHORT_ANSWERS words together.
     """
 
     place: str
@@ -110,7 +110,7 @@ class Examiner:
 
     def _examine(self, row: Row, source: SourceSettings) -> LeftOut | PreferencePair:
         if isinstance(row, BadRecord):
-            return LeftOut("bad", _rule(row.reason), row)
+            return LeftOut("bad", _rule(row.reason), row, content=_digest(f"{row.reason}\n{row.excerpt}")[:15])
         place, value = row
         if is_tie(value):
             return LeftOut("dropped", "tie", BadRecord(place, "tie", show(value)))
@@ -118,7 +118,8 @@ class Examiner:
             pair = to_pair(value, source.format)
         except ValueError as error:
             reason = explain(error).removeprefix("row: ").removeprefix("Value error, ")[:LONGEST_REASON]
-            return LeftOut("bad", _rule(reason), BadRecord(place, reason, show(value)))
+            whole = _digest(json.dumps(value, sort_keys=True, default=str))[:15]
+            return LeftOut("bad", _rule(reason), BadRecord(place, reason, show(value)), content=whole)
         rule, reason, hits = self._unwanted(pair)
         if not rule:
             return pair
@@ -187,7 +188,7 @@ def _shingles_of_answers(pair: PreferencePair) -> Hashes:
 
 def _content(pair: PreferencePair) -> bytes:
     answers = sorted((pair.response_a, pair.response_b))
-    return _digest(json.dumps([[[message.role, message.content] for message in pair.prompt], answers]))
+    return _digest(json.dumps([[[message.role, message.content] for message in pair.prompt], answers]))[:15]
 
 
 def _rule(reason: str) -> str:

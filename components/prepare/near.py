@@ -21,6 +21,7 @@ from components.adapters.words import BASE, Hashes, name_of, passages
 PERMUTATIONS = 128
 SHINGLE = 5
 RECALL = 0.999
+MOST_COMPARED = 1_000
 _SEED = 5  # of the permutations; another one would give other signatures for no reason
 
 Signatures = NDArray[np.uint32]
@@ -106,6 +107,39 @@ def clusters(rows: Signatures, threshold: float, openings: NDArray[np.uint64] | 
     _, labels = connected_components(graph, directed=False)
     _, first = np.unique(labels, return_index=True)
     return np.asarray(first[labels], np.intp)
+
+
+def near_any(rows: NDArray[np.uint8], known: NDArray[np.uint8], threshold: float) -> NDArray[np.bool_]:
+    """Return which of the texts reach the threshold with any of the known ones, by the low bytes of signatures.
+
+    Only the texts are held against the known ones, so this takes seconds for a few thousand against a million. Of a
+    band that a template puts into very many known texts, MOST_COMPARED are looked at; those outside it tell them apart.
+    """
+    near = np.zeros(len(rows), np.bool_)
+    if threshold >= 1 or not len(known):
+        return near
+    width = band_width(threshold)
+    for band in range(PERMUTATIONS // width):
+        left = np.flatnonzero(~near)
+        columns = slice(band * width, (band + 1) * width)
+        keys, theirs = _keys(rows[left, columns]), _keys(known[:, columns])
+        candidates = np.flatnonzero(np.isin(theirs, keys))
+        order = candidates[np.argsort(theirs[candidates], kind="stable")]
+        starts, ends = (np.searchsorted(theirs[order], keys, side) for side in ("left", "right"))
+        for row, start, end in zip(left.tolist(), starts.tolist(), ends.tolist(), strict=True):
+            if start < end:
+                among = order[start : end : -(-(end - start) // MOST_COMPARED)]
+                alike = (known[among] == rows[row]).mean(axis=1, dtype=np.float32)
+                near[row] = bool((alike >= threshold).any())
+    return near
+
+
+def _keys(columns: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    keys = np.zeros(len(columns), np.uint64)
+    for column in columns.T:
+        keys = (keys ^ column) * np.uint64(BASE)
+        keys ^= keys >> np.uint64(32)
+    return keys
 
 
 def band_width(threshold: float) -> int:

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.prepare.accepted import Accepted
-from components.prepare.before import FROZEN, NEW, OLD, Before
+from components.prepare.before import FROZEN, NEW, OLD, Before, prompt_names
 from components.prepare.config import Config
+from components.prepare.near import near_any
 from components.prepare.sieve import Sieve
 from components.prepare.split import PARTS, Split, draw
 
@@ -39,13 +40,27 @@ def renew(
     accepted = sieve.accepted
     origin = np.frombuffer(bytes(accepted.origins), np.uint8)
     frozen, old = origin == FROZEN, origin == OLD
-    names = [name in before.trained for name in accepted.prompt_names]
-    trained = (old | np.array(names, np.bool_)[np.array(accepted.prompts, np.intp)]) & ~frozen
+    learned = _learned(accepted, origin == NEW, before, settings)
+    trained = (old | learned[np.array(accepted.prompts, np.intp)]) & ~frozen
     by_frozen, by_trained = np.isin(first, first[frozen]), np.isin(first, first[trained])
     parts = np.where(by_frozen, HELDOUT, np.where(by_trained & (parts == HELDOUT), RL, parts))
     for number in np.flatnonzero(kept & (origin == NEW) & by_frozen & by_trained).tolist():
         sieve.drop_between(number)
     return Renewal(parts, frozen | (kept & ~(by_frozen & trained) & (~old | _drawn(accepted, old, before, settings))))
+
+
+def _learned(accepted: Accepted, new: NDArray[np.bool_], before: Before, settings: Config) -> NDArray[np.bool_]:
+    """Return which of the prompts, by number, any run so far has trained on, or on one that belongs into its cluster.
+
+    Those that are not at hand any more are known by `trained.bin` alone; only new pairs' prompts are held against it.
+    """
+    openings, known = np.array(accepted.openings, np.uint64), before.trained
+    learned = np.isin(prompt_names(accepted), known["prompt"]) | np.isin(openings, known["opening"])
+    asked = np.unique(np.array(accepted.prompts, np.intp)[new])
+    asked = asked[~learned[asked]]
+    rows = (accepted.prompt_rows[asked] & 0xFF).astype(np.uint8)
+    learned[asked] = near_any(rows, known["signature"], settings.same_prompt)
+    return learned
 
 
 def _drawn(accepted: Accepted, old: NDArray[np.bool_], before: Before, settings: Config) -> NDArray[np.bool_]:
@@ -68,6 +83,8 @@ def describe_renewal(split: Split, sieve: Sieve, before: Before) -> dict[str, An
         "replayed": {part: int((by_part[part] == OLD).sum()) for part in ("distil", "rl")},
         "frozen": int((origin == FROZEN).sum()),
         "new_overlap": dict(sorted(sieve.new_overlap.items())),
+        "learned_overlap": dict(sorted(sieve.learned_overlap.items())),
+        "relabelled": {part: sieve.relabelled[part] for part in ("heldout", "other")},
     }
 
 

@@ -16,9 +16,17 @@ from components.core.errors import InvalidInput
 from components.core.records import write_lines
 from components.core.sources import SourceSettings
 from components.prepare.accepted import Accepted
-from components.prepare.before import FROZEN, SEEN_FILE, TRAINED_FILE, Before, open_before, write_digests
+from components.prepare.before import (
+    FROZEN,
+    SEEN_FILE,
+    TRAINED_FILE,
+    Before,
+    open_before,
+    write_seen,
+    write_trained,
+)
 from components.prepare.config import Config
-from components.prepare.drift import Shift, check_drift, compare, sample_pairs
+from components.prepare.drift import Shift, check_drift, compare, relabelling, sample_pairs
 from components.prepare.examine import Examiner
 from components.prepare.forms import detect
 from components.prepare.overlap import index_benchmarks
@@ -59,13 +67,14 @@ def run(settings: Config, inputs: Inputs, output: Output) -> dict[str, Any]:
         split = _split(settings, output, sieve, before)
         file.flush()
         renewal = describe_renewal(split, sieve, before) if before else None
+        sieve.tell_of_known()
         why = nothing_new(split, sieve, settings) if before else ""
         if why:
             output.summary = f"nothing new: {why}"
             output.tracking.set_tags({"reasrm.nothing_new": "true"})  # its run; `outcome` tags that of the pipeline
             read = describe_rows(sources, benchmarks, sieve)
             return _clear(output, path, read | {"nothing_new": True, "since": renewal})
-        drift = _drift(settings, output, sieve.accepted, split) if before else None
+        drift = _drift(settings, output, sieve, split) if before else None
         tallies = _write(output, sieve.accepted, split, Writer(path, settings.seed), workers, before)
         _write_seen(output, sieve, split, before)
         probe = _probe(settings, output, sieve.accepted, split, ProbeReader(path, settings.seed), workers)
@@ -91,28 +100,28 @@ def _report(renewal: Mapping[str, Any], drift: Sequence[Shift], output: Output) 
     output.summary += f"; new {sum(new.values())}, replayed {replayed}, held out before {renewal['frozen']}"
     metrics = {f"new.{part}": float(count) for part, count in new.items()}
     metrics |= {"new.replayed": float(replayed), "new.overlap": float(sum(renewal["new_overlap"].values()))}
+    metrics["new.relabelled"] = float(sum(renewal["relabelled"].values()))
     output.tracking.log_metrics(metrics | {f"drift.{shift.name}": shift.distance for shift in drift})
     drifted = [shift.name for shift in drift if shift.drifted]
     output.tracking.set_tags({"reasrm.since": renewal["uri"], "reasrm.drift": ", ".join(drifted) or "none"})
 
 
-def _drift(settings: Config, output: Output, accepted: Accepted, split: Split) -> list[Shift]:
+def _drift(settings: Config, output: Output, sieve: Sieve, split: Split) -> list[Shift]:
     """Compare the new pairs with those before. Raises InvalidInput where a drift is to stop the run."""
     with output.progress.bar("drift", total=1) as bar:
-        old, new = sample_pairs(accepted, split, settings.seed)
+        old, new = sample_pairs(sieve.accepted, split, settings.seed)
         found = compare(old, new, settings.max_drift)
+        found.append(relabelling(sieve.num_known, sieve.relabelled.total(), settings.max_drift))
         bar.advance(1)
     check_drift(found, settings)
     return found
 
 
 def _write_seen(output: Output, sieve: Sieve, split: Split, before: Before | None) -> None:
-    """Write the digests of all that was seen, and of the prompts trained on, by this run and those before it."""
-    accepted = sieve.accepted
+    """Write what all that was seen is known by, and the prompts trained on, of this run and those before it."""
     chosen = np.concatenate([split.chosen["distil"], split.chosen["rl"]])
-    prompts = {accepted.prompt_names[number] for number in np.array(accepted.prompts, np.intp)[chosen].tolist()}
-    write_digests(output.directory / SEEN_FILE, sieve.seen | (before.seen if before else frozenset()))
-    write_digests(output.directory / TRAINED_FILE, prompts | (before.trained if before else frozenset()))
+    write_seen(output.directory / SEEN_FILE, sieve.seen, before)
+    write_trained(output.directory / TRAINED_FILE, sieve.accepted, chosen, before)
 
 
 def _index(settings: Config, output: Output, quarantine: IO[bytes]) -> tuple[dict[str, dict[str, Any]], Path | None]:

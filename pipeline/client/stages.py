@@ -110,7 +110,16 @@ def statuses(stages: Iterable[Stage], run: Any) -> list[Status]:
     finished = run.state in FINISHED
     if finished and not details:
         return [Status(stage.name, "untold", 0, stage.parts or 1) for stage in stages]
-    return [_status(stage, by_name, finished) for stage in stages]
+    return _with_reason([_status(stage, by_name, finished) for stage in stages], run.state)
+
+
+def _with_reason(found: list[Status], state: str) -> list[Status]:
+    """Say at `prepare` why nothing came after it, where that was no failure."""
+    rest = [one.state for one in found if one.name not in ("preflight", "prepare", "report")]
+    if state != "SUCCEEDED" or not rest or {*rest} != {"skipped"}:
+        return found
+    why = "nothing new, so the run ended here"
+    return [replace(one, message=why) if one.name == "prepare" else one for one in found]
 
 
 def _status(stage: Stage, tasks: Mapping[str, list[Any]], finished: bool) -> Status:

@@ -49,9 +49,10 @@ def plan(keep_runs: int, keep_days: float, root: str, directory: Path | None) ->
     """Show what may go, and how much that is. Deletes nothing."""
     with _servers(directory):
         _show(_look(keep_runs, keep_days, root)())
-    click.echo(
-        f"nothing was deleted; to do it: reasrm retention apply --keep-runs {keep_runs} --keep-days {keep_days:g}"
+    given = f"--keep-runs {keep_runs} --keep-days {keep_days:g} --root {root}" + (
+        f" --dir {directory}" if directory else ""
     )
+    click.echo(f"nothing was deleted; to do it: reasrm retention apply {given}")
 
 
 @retention.command(epilog="\b\nExample:\n  reasrm retention apply --keep-runs 4 --keep-days 14\n")
@@ -68,7 +69,13 @@ def apply(keep_runs: int, keep_days: float, root: str, directory: Path | None, y
         _show(found)
         if not found.items or not (yes or click.confirm(f"delete {_size(found.size)}?")):
             return
-        freed = apply_plan(found, look, Storage.from_env(), lambda item: click.echo(f"deleted {_line(item)}"))
+        freed = apply_plan(
+            found,
+            look,
+            Storage.from_env(),
+            lambda item: click.echo(f"deleted {_line(item)}"),
+            lambda item: click.echo(f"spared  {_line(item)}: needed or changed meanwhile"),
+        )
     click.echo(f"freed {_size(freed)}")
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from click.testing import CliRunner
 from components.adapters.pipeline_run import finish_parent
 from components.adapters.stage import run_stage
 from components.adapters.tracking import list_runs, list_versions, register_version, replay
+from components.core.errors import InvalidInput, Transient
 from pipeline.cli import cli
 
 
@@ -54,6 +57,7 @@ def test_a_registered_model_s_artifacts_stay_and_others_go(
     options = ["--root", root, "--keep-runs", "1", "--keep-days", "0"]
     shown = CliRunner().invoke(cli, ["retention", "plan", *options], catch_exceptions=False)
     assert shown.exit_code == 0
+    assert f"retention apply --keep-runs 1 --keep-days 0 --root {root}" in shown.output
     assert "nothing was deleted" in shown.output and f"{made[1].uri}\n" in shown.output
     assert made[2].uri not in shown.output  # of the newest run
     assert s3.storage.open(made[1].uri) is not None
@@ -66,3 +70,37 @@ def test_a_registered_model_s_artifacts_stay_and_others_go(
     assert s3.storage.list(f"{made[1].uri}/") == []
     assert s3.storage.list(f"{made[0].uri}/partial/") == []
     assert s3.storage.exists(f"{made[2].uri}/partial/shard-0")
+
+
+def test_without_a_registry_nothing_is_deleted(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"{s3.prefix}/artifacts/prepare/{'0' * 20}/partial/shard-0"
+    s3.storage.write_bytes(uri, b"x")
+    options = ["--root", f"{s3.prefix}/artifacts", "--keep-days", "0", "--yes"]
+    unknown = CliRunner().invoke(cli, ["retention", "apply", *options])
+    assert isinstance(unknown.exception, InvalidInput) and "knows no run and no version" in str(unknown.exception)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    away = CliRunner().invoke(cli, ["retention", "apply", *options])
+    assert isinstance(away.exception, Transient)
+    with HTTPServer(("127.0.0.1", 0), NotMlflow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        for ask in (list_versions, list_runs):
+            with pytest.raises(InvalidInput, match="set it to the MLflow server's address"):
+                ask()
+        server.shutdown()
+    assert s3.storage.exists(uri)
+
+
+class NotMlflow(BaseHTTPRequestHandler):
+    """Answers as MLflow does for what it does not have."""
+
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such thing"}')
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""

@@ -1,6 +1,7 @@
 """What runs take that follow one another, over a real S3 server and a real registry."""
 
 import gzip
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -79,6 +80,8 @@ def test_three_weeks(prepare: Any, parts: Any, s3: Any, tmp_path: Path) -> None:
             assert not manifest.statistics["nothing_new"]
     assert trained[2] & weeks[0]  # what the run before last brought is still drawn on
     assert not trained[0] & ids(parts(third)["heldout"])
+    assert (tmp_path / third.run_key[:8] / "quarantine.jsonl").read_bytes().count(b"seen before") == 0
+    assert third.statistics["dropped"]["seen before"] > 200  # type: ignore[index, call-overload, operator]
     sizes = [s3.storage.list(f"{made.uri}/{SEEN_FILE}")[0].size // 16 for made in (first, second, third)]
     assert sizes == [500, 700, 972]
     draws = [trained[number] & weeks[0] for number in (1, 2)]
@@ -148,7 +151,15 @@ def test_drift_is_found_and_can_stop_the_run(prepare: Any) -> None:
     alike = {
         shift["name"]: shift for shift in prepare(LINES, since=first.uri, max_drift=0.99).manifest.statistics["drift"]
     }  # type: ignore[index, union-attr, call-overload]
-    assert set(alike) == {"label", "longer_is_better", "source", "category", "prompt_length", "answer_length"}
+    assert set(alike) == {
+        "label",
+        "longer_is_better",
+        "source",
+        "category",
+        "prompt_length",
+        "answer_length",
+        "relabelled",
+    }
     assert not any(shift["drifted"] for shift in alike.values())  # type: ignore[index, call-overload]
     odd = []
     for line in WEEKS[1]:
@@ -246,3 +257,11 @@ def test_an_artifact_without_digests_counts_by_its_pairs(prepare: Any, parts: An
     second = prepare(LINES[:700], since=old.uri, replay_share=0).manifest
     got = parts(second)
     assert not ids(got["distil"] + got["rl"]) & {json.loads(line)["id"] for line in WEEKS[0]}
+    # As an earlier version wrote them: digests alone.
+    again = first.model_copy(update={"uri": f"{first.uri}-earlier"})
+    folder = s3.storage.fetch(first, tmp_path / "first")
+    (folder / SEEN_FILE).write_bytes(b"".join(hashlib.sha256(line).digest()[:16] for line in WEEKS[0]))
+    (folder / TRAINED_FILE).write_bytes(b"".join(hashlib.sha256(line).digest()[:8] for line in WEEKS[0][:301]))
+    s3.storage.commit(again.model_copy(update={"files": describe(folder)}), folder)
+    third = prepare(LINES[:700], since=again.uri, replay_share=0).manifest
+    assert third.statistics["since"]["new"] == second.statistics["since"]["new"]  # type: ignore[index, call-overload]

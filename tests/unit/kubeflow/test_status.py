@@ -118,6 +118,15 @@ def test_what_a_failed_run_did_not_reach_is_skipped(kfp_server, kfp, run, nodes)
     assert {shown[name].state for name in STAGES[1:-1]} == {"skipped"}
 
 
+def test_a_run_with_nothing_new_says_so(kfp_server, kfp, run, nodes):
+    kfp_server.set_tasks(run, nodes(("preflight", "SUCCEEDED"), ("prepare", "CACHED"), ("condition-1", "SKIPPED")))
+    kfp_server.set_state(run, "RUNNING")
+    assert not seen(kfp, run)["prepare"].message
+    kfp_server.set_state(run, "SUCCEEDED")
+    assert {seen(kfp, run)[name].state for name in STAGES[2:-1]} == {"skipped"}
+    assert seen(kfp, run)["prepare"].message == "nothing new, so the run ended here"
+
+
 def test_run_whose_version_is_gone_shows_what_has_begun(kfp_server, kfp, run, nodes):
     kfp_server.versions.clear()
     kfp_server.set_tasks(run, nodes(("for-loop-2", "RUNNING"), ("prepare", "SUCCEEDED"), ("sft", "RUNNING")))
