@@ -15,9 +15,8 @@ from components.core.schema import Message
 from pipeline.serving import wire
 from pipeline.serving.gate import Gate
 from pipeline.serving.service import Busy, Ranked, Service, TooMuch, TooSlow, Unaskable
+from pipeline.serving.settings import RETRY_SECONDS
 
-RETRY_SECONDS = 2
-"""What Retry-After says: callers wait longer each time by themselves."""
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TooMuch, 413),
     (Busy, 429),
@@ -38,7 +37,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="reasrm judge", version="1", description=DESCRIPTION, redoc_url=None)
     # The gate asks for the token; this lets OpenAPI say so.
     guard = [Depends(HTTPBearer(auto_error=False))] if service.settings.token else []
-    app.add_middleware(Gate, settings=service.settings, gauges=service.gauges)
+    app.add_middleware(Gate, settings=service.settings, gauges=service.gauges, on_cut=service.cut)
     app.add_exception_handler(RequestValidationError, _invalid)
     for kind, status in STATUS:
         app.add_exception_handler(kind, _handler(status))
