@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def judge(path: Path, output: Path | None, as_json: bool, **options: Any) -> Non
 
     pairs = read_pairs(path)
     opener, asking, name, digest = found_judge(options)
+    opener = _with_precision(opener)
     key = _key(opener, asking, digest)
     with held(output) if output else nullcontext():
         rows = load_judged(output, pairs.asked, key) if output else []
@@ -67,10 +69,28 @@ def judge(path: Path, output: Path | None, as_json: bool, **options: Any) -> Non
     click.echo(json.dumps(facts) if as_json else _words(facts), err=True)
 
 
+def _with_precision(opener: "Opener") -> "Opener":
+    """Decide once which precision `auto` is here: verdicts of a file are of one."""
+    from components.adapters.models import pick_precision
+
+    if opener.settings.kind == "endpoint":
+        return opener
+    settings = opener.settings.model_copy(update={"precision": pick_precision(opener.settings.precision)})
+    return replace(opener, settings=settings)
+
+
 def _key(opener: "Opener", asking: "Asking", digest: str) -> str:
-    """Return what tells verdicts of different judges apart: the model, and how it is asked."""
+    """Return what tells verdicts of different judges apart: the model, its precision here, and how it is asked."""
+    from components.adapters.engines import digest_of_messages
+    from components.core import prompts
+    from components.core.schema import PreferencePair
+
     settings = opener.settings
-    decisive = {"model": digest or str(opener.model), "asking": asking.model_dump(mode="json")}
+    asked = PreferencePair.model_validate(
+        {"id": "x", "prompt": "q", "response_a": "a", "response_b": "b", "label": "A"}
+    )
+    decisive: dict[str, Any] = {"model": digest or str(opener.model), "asking": asking.model_dump(mode="json")}
+    decisive["prompt"] = digest_of_messages(prompts.render(asked, asking.grammar).messages)
     if settings.kind == "endpoint":
         decisive |= settings.model_dump(mode="json", include={"base_url", "extra_body", "send_temperature"})
     else:

@@ -11,6 +11,7 @@ import pytest
 from components.adapters import tracking
 from components.adapters.judging.finding import find_model
 from components.adapters.judging.pairs_file import held
+from components.core import prompts
 from components.core.manifest import Manifest, describe
 from components.core.verdict import parse_verdict
 from pipeline import cli
@@ -104,7 +105,7 @@ def test_what_is_judged_is_not_judged_again(reasrm, judging, teacher_server, tmp
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--max-tokens", "99"], "another judge or with other settings"),
+        (["--max-tokens", "99"], "or with other settings"),
         (["--votes", "2"], "2 votes at temperature 0"),
         (["--extra-body", "{"], "Expecting"),
         (["--api-key-env", "HOME"], "api_key_env"),
@@ -116,6 +117,14 @@ def test_settings_that_do_not_go_are_said(reasrm, judging, tmp_path, more, words
     code, _, err = reasrm(*judging, "--output", output, *more)
     assert code == 2
     assert words in err
+
+
+def test_verdicts_on_two_prompts_do_not_stand_in_one_file(reasrm, judging, tmp_path, monkeypatch):
+    output, read_text = tmp_path / "v.jsonl", prompts.load_text
+    reasrm(*judging, "--output", output)
+    monkeypatch.setattr(prompts, "load_text", lambda name: read_text(name) + "\nBe fair.")  # as a later version has it
+    code, _, err = reasrm(*judging, "--output", output)
+    assert (code, "another prompt or precision" in err) == (2, True)
 
 
 def test_a_pair_that_changed_is_not_passed_over(reasrm, judging, pairs, tmp_path):
@@ -231,6 +240,7 @@ def test_a_registered_version_of_a_random_model_judges_without_a_verdict(
     assert (plain.folder, plain.grammar) == (tiny_model, None)
 
     command = ["judge", "--model", f"{name}@champion", "--pairs", pairs, "--max-tokens", "8", "--dir", tmp_path / "d"]
+    command += ["--precision", "fp32"]
     code, _, err = reasrm(*command, "--output", tmp_path / "v.jsonl")
     assert code == 0, err
     rows = read(tmp_path / "v.jsonl")
@@ -240,3 +250,5 @@ def test_a_registered_version_of_a_random_model_judges_without_a_verdict(
     }
     assert {row["judge"] for row in rows.values()} == {f"{name}/1"}
     assert "no verdict 3" in err and "truncated 6" in err
+    code, _, err = reasrm(*command, "--output", tmp_path / "v.jsonl", "--precision", "bf16")
+    assert (code, "another prompt or precision" in err) == (2, True)

@@ -9,10 +9,11 @@ from typing import ClassVar
 import pytest
 
 from components.adapters.engines import Completion, Conversation, Engine, OnBatch, OnCompletion, Sampling
-from components.adapters.judging.asking import Prompt
+from components.adapters.judging.asking import Asking, Comparison, Prompt
 from components.adapters.judging.batching import Batcher
+from components.adapters.judging.bulk import judge_all
 from components.core.errors import ReasrmError, Transient
-from components.core.schema import Message
+from components.core.schema import Message, PreferencePair
 
 Answer = Callable[[str], str]
 
@@ -25,6 +26,7 @@ class Scripted:
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.is_closed = False
+        self.sizes: list[int] = []
 
     def generate(
         self,
@@ -34,6 +36,7 @@ class Scripted:
         on_completion: OnCompletion | None = None,
     ) -> list[Completion]:
         assert on_completion is not None
+        self.sizes.append(len(prompts))
         failed: Exception | None = None
         for place, prompt in enumerate(prompts):
             try:
@@ -153,3 +156,13 @@ def test_an_engine_that_comes_after_the_end_is_closed() -> None:
     while not made.is_closed and time.monotonic() < deadline:
         time.sleep(0.01)
     assert made.is_closed
+
+
+def test_a_large_file_is_not_written_out_as_prompts_all_at_once() -> None:
+    named = {"response_a": "a", "response_b": "b", "label": "A"}
+    pairs = [PreferencePair.model_validate({"id": str(n), "prompt": "q" * (n + 1), **named}) for n in range(10)]
+    engine, done = Scripted(lambda text: "<eval>So.</eval><answer>[[A]]</answer>"), dict[int, Comparison]()
+    judge_all(engine, pairs, Asking(), done.__setitem__, lambda said: None, stream_pairs=4)
+    assert engine.sizes == [8, 8, 4]
+    assert sorted(done) == list(range(10))
+    assert {(found.tally.votes_a, found.tally.votes_b) for found in done.values()} == {(1, 1)}

@@ -220,8 +220,8 @@ def _checked(place: str, line: bytes, digests: dict[str, str], key: str) -> dict
         raise InvalidInput(f"{place} is no verdict of ours ({error}); give another --output") from error
     if was_key != key:
         raise InvalidInput(
-            f"{place} was written by another judge or with other settings ({row.get('judge')}); give another --output, "
-            "so that verdicts of two judges do not stand in one file"
+            f"{place} was written by another judge ({row.get('judge')}), with another prompt or precision, or with "
+            "other settings; give another --output, so that verdicts of two judges do not stand in one file"
         )
     if digests.get(name, was_pair) != was_pair:
         raise InvalidInput(f"{place}: pair {name!r} has other texts in the file now; give another --output")
