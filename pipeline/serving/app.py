@@ -6,6 +6,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
 
 from components.adapters.judging.asking import Asking, Comparison, Said
 from components.core.errors import InvalidInput, ReasrmError, Transient
@@ -39,6 +40,7 @@ def create_app(service: Service) -> FastAPI:
     guard = [Depends(HTTPBearer(auto_error=False))] if service.settings.token else []
     app.add_middleware(Gate, settings=service.settings, gauges=service.gauges, on_cut=service.cut)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _no_such)
     for kind, status in STATUS:
         app.add_exception_handler(kind, _handler(status))
 
@@ -147,4 +149,13 @@ def _handler(status: int) -> Any:
 async def _invalid(request: Request, error: Any) -> JSONResponse:
     """Say what is wrong with a request, without sending it back."""
     parts = (f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors())
-    return JSONResponse({"error": redact("; ".join(parts))}, status_code=422)
+    reason = redact("; ".join(parts))
+    if "json" not in request.headers.get("content-type", ""):
+        reason += "; is it JSON? Then send the header `content-type: application/json`"
+    return JSONResponse({"error": reason}, status_code=422)
+
+
+async def _no_such(request: Request, error: Any) -> JSONResponse:
+    """Say which routes there are, where a path or a method is none of ours."""
+    reason = f"{request.method} {request.url.path}: {error.detail}; there are POST /compare and /rank, and /docs"
+    return JSONResponse({"error": redact(reason)}, status_code=error.status_code, headers=error.headers)

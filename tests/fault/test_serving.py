@@ -208,6 +208,18 @@ def shared_service():
         yield url
 
 
+def test_what_is_no_route_and_what_is_not_called_json_is_said(shared_service):
+    assert "POST /compare" in ask(shared_service, "/nowhere", {})[2]["error"]
+    status, headers, answer = ask(shared_service, "/compare")
+    assert (status, headers["allow"], "GET /compare" in answer["error"]) == (405, "POST", True)
+    form = {"content-type": "application/x-www-form-urlencoded"}  # what curl says that -d is
+    request = urllib.request.Request(shared_service + "/compare", json.dumps(PAIR).encode(), form)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=20)
+    with refused.value as error:
+        assert (error.code, b"content-type: application/json" in error.read()) == (422, True)
+
+
 @pytest.mark.parametrize("raw", [b"{", b'{"a": NaN}', b'{"a": 1, "a": 2}', b'"\\ud800"', b"[" * 100])
 def test_a_body_that_is_no_json_is_refused(shared_service, raw):
     status, _, answer = ask(shared_service, "/compare", raw=raw)
