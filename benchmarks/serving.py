@@ -3,8 +3,9 @@
     python -m benchmarks.serving --model .reasrm/models/SmolLM2-135M-Instruct --max-tokens 32 --requests 24
 
 In one process and by turns: the engine alone with the prompts of all requests in one call, then the service with 1, 4
-and 16 callers at once, each with one /compare under way. Ratios within a round count; seconds are this machine's.
-Only one program should run on the machine.
+and 16 callers at once (--callers), each with one /compare under way. Ratios within a round count; seconds are this
+machine's. Only one program should run on the machine; where others do, CPU seconds (of engine, service and callers
+together) still compare, wall seconds hardly.
 """
 
 import argparse
@@ -26,8 +27,6 @@ from components.core.schema import PreferencePair
 from pipeline.serving.server import listen, serve
 from pipeline.serving.service import Service
 from pipeline.serving.settings import ServiceSettings
-
-CALLERS = (1, 4, 16)
 
 
 class Kept(Opener):
@@ -64,25 +63,25 @@ def served(opener: Kept, asking: Asking) -> Iterator[JudgeClient]:
         thread.join()
 
 
-def seconds_alone(engine: Engine, pairs: list[PreferencePair], asking: Asking) -> float:
-    """Return the seconds that the engine takes for all prompts in one call."""
-    began = time.perf_counter()
+def seconds_alone(engine: Engine, pairs: list[PreferencePair], asking: Asking) -> tuple[float, float]:
+    """Return the wall and CPU seconds that the engine takes for all prompts in one call."""
+    began, cpu = time.perf_counter(), time.process_time()
     ask(engine, [prompt for pair in pairs for prompt in prompts_of(pair, asking)], lambda place, said: None)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - cpu
 
 
-def latencies(client: JudgeClient, pairs: list[PreferencePair], callers: int) -> tuple[float, list[float]]:
-    """Return the seconds for all requests and those of each."""
+def latencies(client: JudgeClient, pairs: list[PreferencePair], callers: int) -> tuple[float, float, list[float]]:
+    """Return the wall and CPU seconds for all requests, and the wall seconds of each."""
 
     def one(pair: PreferencePair) -> float:
         began = time.perf_counter()
         client.compare(pair.prompt[-1].content, pair.response_a, pair.response_b)
         return time.perf_counter() - began
 
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(callers) as pool:
         each = list(pool.map(one, pairs))
-    return time.perf_counter() - began, sorted(each)
+    return time.perf_counter() - began, time.process_time() - cpu, sorted(each)
 
 
 def main() -> None:
@@ -93,6 +92,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     arguments = parser.parse_args()
     pairs = made_pairs(arguments.requests)
@@ -103,17 +103,22 @@ def main() -> None:
     object.__setattr__(opener, "engine", _Open(engine))
     seconds_alone(engine, pairs[:2], asking)  # warm up
     for number in range(arguments.repeats):
-        alone = seconds_alone(engine, pairs, asking)
+        alone, cpu_alone = seconds_alone(engine, pairs, asking)
         rate = 2 * len(pairs) / alone
-        print(f"round {number + 1}: engine alone {alone:.2f} s, {rate:.2f} judgments/s")
-        for callers in CALLERS:
+        print(
+            f"round {number + 1}: engine alone {alone:.2f} s ({cpu_alone:.2f} CPU s), {rate:.2f} judgments/s",
+            flush=True,
+        )
+        for callers in arguments.callers:
             with served(opener, asking) as client:
                 client.compare("q", "one", "two")
-                took, each = latencies(client, pairs, callers)
+                took, cpu, each = latencies(client, pairs, callers)
             row = {
                 "callers": callers,
                 "judgments_per_second": round(2 * len(pairs) / took, 2),
                 "of_engine_alone": round(alone / took, 3),
+                "cpu_seconds_per_judgment": round(cpu / (2 * len(pairs)), 3),
+                "cpu_of_engine_alone": round(cpu / cpu_alone, 3),
                 "p50_seconds": round(statistics.median(each), 3),
                 "p95_seconds": round(each[int(0.95 * (len(each) - 1))], 3),
             }

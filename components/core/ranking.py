@@ -97,10 +97,10 @@ def ranking(method: Method, answers: Sequence[str], seed: int = 0) -> Ranking:
     What needs no judge is not asked: equal answers share all their matches and are even, and an empty answer loses to
     any other. Places in a match are those of the first answer with that text.
 
-    `round_robin`: the reward is the mean score over all other answers, of those matches that have one. `knockout`: it
-    is the share of the rounds that an answer survives, 1 for the winner; who meets whom is drawn from the texts and
-    the seed, so that it does not depend on the order in which answers are given. None is no reward: not one of the
-    answer's matches has a verdict.
+    `round_robin`: the reward is the mean score over all other answers, a match without a score being even: left out, it
+    would reward an answer for what the judge could not read. `knockout`: it is the share of the rounds that an answer
+    survives, 1 for the winner; who meets whom is drawn from the texts and the seed, so that it does not depend on the
+    order in which answers are given. None is no reward: no match has anything to say about the answer.
 
     Raises ValueError for fewer than two answers.
     """
@@ -125,8 +125,8 @@ def _round_robin(answers: Sequence[str]) -> Ranking:
     scores = (yield matches) if matches else ()
     known = dict(zip(matches, scores, strict=True))
     return [
-        _mean([_score(text, other, first, known) for at, other in enumerate(answers) if at != place])
-        for place, text in enumerate(answers)
+        _mean([_score(text, other, first, known) for other in answers if other != text], answers.count(text) - 1)
+        for text in answers
     ]
 
 
@@ -134,17 +134,17 @@ def _score(text: str, other: str, first: Mapping[str, int], known: Mapping[Match
     if text not in first or other not in first:  # at least one is empty
         return EVEN if (text in first) == (other in first) else float(text in first)
     one, two = first[text], first[other]
-    if one == two:
-        return EVEN
     if (one, two) in known:
         return known[one, two]
     score = known[two, one]
     return None if score is None else 1 - score
 
 
-def _mean(scores: Sequence[Score]) -> Score:
-    found = [score for score in scores if score is not None]
-    return sum(found) / len(found) if found else None
+def _mean(scores: Sequence[Score], num_copies: int) -> Score:
+    """Return the mean of the scores against the others and against copies of the answer, with which it is even."""
+    if scores and all(score is None for score in scores):
+        return None
+    return (sum(EVEN if score is None else score for score in scores) + EVEN * num_copies) / (len(scores) + num_copies)
 
 
 def _knockout(answers: Sequence[str], seed: int) -> Ranking:

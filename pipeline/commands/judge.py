@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import logging
 import sys
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,27 +50,47 @@ def judge(path: Path, output: Path | None, as_json: bool, **options: Any) -> Non
     both orders agree), and all judgments. With --output a run that was stopped goes on where it was: pairs whose ids
     are in the file are not judged again. The summary goes to standard error.
     """
-    from components.adapters.judging.pairs_file import Summary, load_judged, read_pairs
+    from components.adapters.judging.pairs_file import Summary, held, load_judged, read_pairs
 
     pairs = read_pairs(path)
     opener, asking, name, digest = found_judge(options)
+    opener = _with_precision(opener)
     key = _key(opener, asking, digest)
-    rows = load_judged(output, pairs.asked, key) if output else []
-    done = {row["id"] for row in rows}
-    left = [one for one in pairs.asked if one.pair.id not in done]
-    _tell_bad(pairs, output)
-    began = time.perf_counter()
-    if left:
-        rows += _judge(left, len(pairs.asked), opener, asking, name, key, output)
-    facts = Summary(rows).facts() | {"bad_rows": len(pairs.bad), "judge": name}
-    facts |= {"judged_now": len(left), "seconds": round(time.perf_counter() - began, 1)}
+    with held(output) if output else nullcontext():
+        rows = load_judged(output, pairs.asked, key) if output else []
+        done = {row["id"] for row in rows}
+        left = [one for one in pairs.asked if one.pair.id not in done]
+        _tell_bad(pairs, output)
+        began = time.perf_counter()
+        if left:
+            rows += _judge(left, len(pairs.asked), opener, asking, name, key, output)
+    facts = Summary(rows, pairs.labels).facts() | {"bad_rows": len(pairs.bad), "repeated_rows": pairs.num_repeated}
+    facts |= {"judge": name, "judged_now": len(left), "seconds": round(time.perf_counter() - began, 1)}
     click.echo(json.dumps(facts) if as_json else _words(facts), err=True)
 
 
+def _with_precision(opener: "Opener") -> "Opener":
+    """Decide once which precision `auto` is here: verdicts of a file are of one."""
+    from components.adapters.models import pick_precision
+
+    if opener.settings.kind == "endpoint":
+        return opener
+    settings = opener.settings.model_copy(update={"precision": pick_precision(opener.settings.precision)})
+    return replace(opener, settings=settings)
+
+
 def _key(opener: "Opener", asking: "Asking", digest: str) -> str:
-    """Return what tells verdicts of different judges apart: the model, and how it is asked."""
+    """Return what tells verdicts of different judges apart: the model, its precision here, and how it is asked."""
+    from components.adapters.engines import digest_of_messages
+    from components.core import prompts
+    from components.core.schema import PreferencePair
+
     settings = opener.settings
-    decisive = {"model": digest or str(opener.model), "asking": asking.model_dump(mode="json")}
+    asked = PreferencePair.model_validate(
+        {"id": "x", "prompt": "q", "response_a": "a", "response_b": "b", "label": "A"}
+    )
+    decisive: dict[str, Any] = {"model": digest or str(opener.model), "asking": asking.model_dump(mode="json")}
+    decisive["prompt"] = digest_of_messages(prompts.render(asked, asking.grammar).messages)
     if settings.kind == "endpoint":
         decisive |= settings.model_dump(mode="json", include={"base_url", "extra_body", "send_temperature"})
     else:
@@ -86,8 +109,11 @@ def _judge(
 ) -> list[dict[str, Any]]:
     """Judge what is left, write each verdict as soon as it is there, and return the rows."""
     from components.adapters.judging.bulk import judge_all
-    from components.adapters.judging.pairs_file import line_of
+    from components.adapters.judging.pairs_file import brief, line_of
     from components.adapters.progress import Progress
+
+    # Where nobody watches a bar, a line now and then says that it goes on.
+    logging.getLogger("components.adapters.progress").setLevel(logging.INFO)
 
     rows: list[dict[str, Any]] = []
     progress, engine = Progress("judge"), opener()
@@ -102,7 +128,7 @@ def _judge(
         line = line_of(left[place], found, name, key)
         file.write(line)
         file.flush()
-        rows.append(json.loads(line))
+        rows.append(brief(json.loads(line)))
         progress.advance(1, f"{num_tokens / (time.perf_counter() - began):.0f} tokens/s")
 
     try:
@@ -136,6 +162,8 @@ def _words(facts: dict[str, Any]) -> str:
         f"{facts['pairs']} pairs ({facts['judged_now']} judged now) by {facts['judge']}: A {verdicts['A']}, "
         f"B {verdicts['B']}, no verdict {verdicts['none']}"
     ]
+    if facts["repeated_rows"]:
+        lines.append(f"{facts['repeated_rows']} rows are an earlier pair again and were not judged twice")
     if "accuracy" in facts:
         lines.append(f"accuracy {facts['accuracy']:.3f} on {facts['labelled']} with a label (no verdict is wrong)")
     if "consistency" in facts:

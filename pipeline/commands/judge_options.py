@@ -58,6 +58,13 @@ OPTIONS = (
         "--loop-tokens", default=512, show_default=True, type=click.IntRange(0), help="A loop so long ends it; 0: none."
     ),
     click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of sampling."),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "bf16", "fp32"]),
+        default="auto",
+        show_default=True,
+        help="Of a model on this machine; auto takes what is faster here.",
+    ),
     click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Of transformers."),
     click.option("--max-model-tokens", default=None, type=click.IntRange(64), help="Prompt and judgment together."),
     click.option("--tensor-parallel", default=1, show_default=True, type=click.IntRange(1), help="GPUs, for vllm."),
@@ -115,7 +122,7 @@ def found_judge(options: dict[str, Any]) -> tuple["Opener", "Asking", str, str]:
     return Opener(settings, model), asking, name, digest
 
 
-_ENGINE = ("batch_size", "max_model_tokens", "tensor_parallel", "memory_fraction")
+_ENGINE = ("precision", "batch_size", "max_model_tokens", "tensor_parallel", "memory_fraction")
 _ASKING = ("votes", "temperature", "max_tokens", "loop_tokens", "seed")
 
 

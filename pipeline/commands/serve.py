@@ -1,6 +1,5 @@
 """`reasrm serve`: a judge as an HTTP service."""
 
-import logging
 import os
 from typing import Any
 
@@ -70,9 +69,10 @@ def serve(host: str, port: int, token_env: str, no_token: bool, **options: Any) 
     address, bound = sock.getsockname()[:2]
     where = f"[{address}]" if ":" in address else address
     click.echo(f"{name} is being loaded; serving on http://{where}:{bound} (/ready says when, /docs what)", err=True)
-    logging.getLogger("reasrm").setLevel(logging.INFO)
-    run(Service(opener, asking, name, settings), sock)
-    click.echo("stopped; all requests that were under way are answered", err=True)
+    service = Service(opener, asking, name, settings)
+    run(service, sock)
+    cut = f"{service.num_cut} requests were not done within --shutdown-seconds and were told to come again (503)"
+    click.echo(f"stopped; {cut if service.num_cut else 'all requests that were under way are answered'}", err=True)
 
 
 _LIMITS = ("max_answers", "max_votes", "max_judgments", "max_body_bytes", "request_seconds", "shutdown_seconds")

@@ -6,6 +6,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
 
 from components.adapters.judging.asking import Asking, Comparison, Said
 from components.core.errors import InvalidInput, ReasrmError, Transient
@@ -15,9 +16,8 @@ from components.core.schema import Message
 from pipeline.serving import wire
 from pipeline.serving.gate import Gate
 from pipeline.serving.service import Busy, Ranked, Service, TooMuch, TooSlow, Unaskable
+from pipeline.serving.settings import RETRY_SECONDS
 
-RETRY_SECONDS = 2
-"""What Retry-After says: callers wait longer each time by themselves."""
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TooMuch, 413),
     (Busy, 429),
@@ -38,8 +38,9 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="reasrm judge", version="1", description=DESCRIPTION, redoc_url=None)
     # The gate asks for the token; this lets OpenAPI say so.
     guard = [Depends(HTTPBearer(auto_error=False))] if service.settings.token else []
-    app.add_middleware(Gate, settings=service.settings, gauges=service.gauges)
+    app.add_middleware(Gate, settings=service.settings, gauges=service.gauges, on_cut=service.cut)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _no_such)
     for kind, status in STATUS:
         app.add_exception_handler(kind, _handler(status))
 
@@ -148,4 +149,13 @@ def _handler(status: int) -> Any:
 async def _invalid(request: Request, error: Any) -> JSONResponse:
     """Say what is wrong with a request, without sending it back."""
     parts = (f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors())
-    return JSONResponse({"error": redact("; ".join(parts))}, status_code=422)
+    reason = redact("; ".join(parts))
+    if "json" not in request.headers.get("content-type", ""):
+        reason += "; is it JSON? Then send the header `content-type: application/json`"
+    return JSONResponse({"error": reason}, status_code=422)
+
+
+async def _no_such(request: Request, error: Any) -> JSONResponse:
+    """Say which routes there are, where a path or a method is none of ours."""
+    reason = f"{request.method} {request.url.path}: {error.detail}; there are POST /compare and /rank, and /docs"
+    return JSONResponse({"error": redact(reason)}, status_code=error.status_code, headers=error.headers)

@@ -1,8 +1,8 @@
 """Asks the judge for requests: what may be asked, in which order, and what it comes to."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from components.adapters.judging.asking import Asking, Comparison, Prompt, Said, compared, prompts_of
@@ -15,8 +15,8 @@ from components.core.schema import Message, PreferencePair
 from pipeline.serving.gauges import Gauges
 from pipeline.serving.settings import ServiceSettings
 
-NUM_CALLERS = 4
-"""Threads that call an endpoint: a call that waits for a slow answer must not hold up the requests after it."""
+MOST_CALLERS = 32
+"""Most threads that call an endpoint: a call that waits for a slow answer must not hold up the requests after it."""
 
 
 class Loading(Transient):
@@ -54,12 +54,14 @@ class Service:
         self.asking, self.model, self.settings = asking, model, settings
         self.gauges = Gauges()
         self.promised = 0
+        self.num_cut = 0
+        """Requests that were under way when the process had to end."""
         self.is_local = opener.settings.kind != "endpoint"
         self.batcher = Batcher(
             opener,
             batch=opener.settings.batch,
             is_local=self.is_local,
-            num_workers=1 if self.is_local else NUM_CALLERS,
+            num_workers=1 if self.is_local else min(opener.settings.batch, MOST_CALLERS),
             on_said=self._count,
             on_batch=lambda size: self.gauges.observe("reasrm_batch_prompts", size),
         )
@@ -79,6 +81,10 @@ class Service:
         now = {"reasrm_judgments_promised": float(self.promised), "reasrm_ready": float(not self.problem)}
         return self.gauges.text(now)
 
+    def cut(self) -> None:
+        """Count a request that the end of the process cut off."""
+        self.num_cut += 1
+
     async def compare(self, conversation: Sequence[Message], answers: tuple[str, str], votes: int | None) -> Comparison:
         """Return what all judgments of two answers come to.
 
@@ -89,7 +95,7 @@ class Service:
         """
         asking = self._asking(votes)
         pair = _pair(conversation, *answers)
-        with self._promise(2 * asking.votes):
+        async with self._promise(2 * asking.votes):
             (comparison,) = await self._judge([pair], asking)
         return comparison
 
@@ -104,7 +110,7 @@ class Service:
             )
         rules = ranking(method, answers, seed)
         matches: dict[Match, Comparison] = {}
-        with self._promise(judgments_at_most(method, len(answers), asking.votes)):
+        async with self._promise(judgments_at_most(method, len(answers), asking.votes)):
             scores: list[Score] | None = None
             while True:
                 try:
@@ -125,9 +131,12 @@ class Service:
             )
         return self.asking.with_votes(votes)
 
-    @contextmanager
-    def _promise(self, num_judgments: int) -> Iterator[None]:
-        """Hold a place for so many judgments, so that what has begun is never refused half way."""
+    @asynccontextmanager
+    async def _promise(self, num_judgments: int) -> AsyncIterator[None]:
+        """Hold a place for so many judgments, so that what has begun is never refused half way, for a request's time.
+
+        Raises Loading, TooMuch or Busy before the block begins, and TooSlow when it takes longer than a request may.
+        """
         most = self.settings.max_judgments
         if self.problem:
             raise Loading(self.problem)
@@ -140,12 +149,19 @@ class Service:
             raise Busy(f"{self.promised} of {most} judgments are promised already; ask again in a moment")
         self.promised += num_judgments
         try:
-            yield
+            async with asyncio.timeout(self.settings.request_seconds):
+                yield
+        except TimeoutError as error:
+            raise TooSlow(
+                f"the judge did not finish within {self.settings.request_seconds:.0f} s (--request-seconds); what was "
+                "not begun is dropped"
+            ) from error
         finally:
             self.promised -= num_judgments
 
     async def _judge(self, pairs: Sequence[PreferencePair], asking: Asking) -> list[Comparison]:
-        each = [prompts_of(pair, asking) for pair in pairs]
+        # Long conversations take seconds to write out for every match; /health must be answered meanwhile.
+        each = await asyncio.to_thread(lambda: [prompts_of(pair, asking) for pair in pairs])
         said = await self._ask([prompt for prompts in each for prompt in prompts])
         size = 2 * asking.votes
         return [compared(said[at * size : (at + 1) * size]) for at in range(len(each))]
@@ -153,14 +169,8 @@ class Service:
     async def _ask(self, prompts: Sequence[Prompt]) -> list[Said]:
         if not prompts:
             return []
-        future = asyncio.wrap_future(self.batcher.submit(prompts))
         try:
-            return await asyncio.wait_for(future, self.settings.request_seconds)
-        except TimeoutError as error:
-            raise TooSlow(
-                f"the judge did not finish within {self.settings.request_seconds:.0f} s (--request-seconds); what was "
-                "not begun is dropped"
-            ) from error
+            return await asyncio.wrap_future(self.batcher.submit(prompts))
         except InvalidInput as error:
             raise Unaskable(str(error)) from error
 

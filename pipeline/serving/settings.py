@@ -5,6 +5,9 @@ from pydantic import Field
 from components.core.records import MAX_LINE_BYTES
 from components.core.schema import Record
 
+RETRY_SECONDS = 2
+"""What Retry-After says: callers wait longer each time by themselves."""
+
 
 class ServiceSettings(Record):
     """Where the service listens and what it refuses."""

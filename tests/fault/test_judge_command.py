@@ -3,11 +3,15 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from components.adapters import tracking
 from components.adapters.judging.finding import find_model
+from components.adapters.judging.pairs_file import held
+from components.core import prompts
 from components.core.manifest import Manifest, describe
 from components.core.verdict import parse_verdict
 from pipeline import cli
@@ -101,7 +105,7 @@ def test_what_is_judged_is_not_judged_again(reasrm, judging, teacher_server, tmp
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--max-tokens", "99"], "another judge or with other settings"),
+        (["--max-tokens", "99"], "or with other settings"),
         (["--votes", "2"], "2 votes at temperature 0"),
         (["--extra-body", "{"], "Expecting"),
         (["--api-key-env", "HOME"], "api_key_env"),
@@ -115,12 +119,64 @@ def test_settings_that_do_not_go_are_said(reasrm, judging, tmp_path, more, words
     assert words in err
 
 
+def test_verdicts_on_two_prompts_do_not_stand_in_one_file(reasrm, judging, tmp_path, monkeypatch):
+    output, read_text = tmp_path / "v.jsonl", prompts.load_text
+    reasrm(*judging, "--output", output)
+    monkeypatch.setattr(prompts, "load_text", lambda name: read_text(name) + "\nBe fair.")  # as a later version has it
+    code, _, err = reasrm(*judging, "--output", output)
+    assert (code, "another prompt or precision" in err) == (2, True)
+
+
 def test_a_pair_that_changed_is_not_passed_over(reasrm, judging, pairs, tmp_path):
     output = tmp_path / "v.jsonl"
     reasrm(*judging, "--output", output)
     pairs.write_text(json.dumps(ROWS[0] | {"response_b": "other"}) + "\n", encoding="utf-8")
     code, _, err = reasrm(*judging, "--output", output)
     assert (code, "pair 'one' has other texts" in err) == (2, True)
+
+
+def test_labels_count_as_they_stand_in_the_file_now(reasrm, judging, pairs, tmp_path):
+    output = tmp_path / "v.jsonl"
+    pairs.write_text("".join(json.dumps({**row, "label": None}) + "\n" for row in ROWS), encoding="utf-8")
+    _, _, err = reasrm(*judging, "--output", output, "--json")
+    assert "accuracy" not in json.loads(err.splitlines()[-1])
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:2]), encoding="utf-8")
+    _, _, err = reasrm(*judging, "--output", output, "--json")
+    facts = json.loads(err.splitlines()[-1])
+    assert (facts["judged_now"], facts["labelled"], facts["accuracy"]) == (0, 2, 0.5)
+    assert (facts["pairs"], facts["judgments"]) == (2, 4)  # those of the file, though the output has more
+
+
+def test_a_pair_that_comes_again_is_told_and_must_not_contradict_itself(reasrm, judging, pairs, teacher_server):
+    rows = [
+        {"prompt": "q", "response_a": "long", "response_b": "x"},
+        {"prompt": "q", "response_a": "x", "response_b": "long", "label": "B"},  # the same, and now with a label
+        {"prompt": "q", "response_a": "long", "response_b": "x", "label": "B"},
+        {"id": 7, "prompt": "r", "response_a": "long", "response_b": "x", "label": "A"},
+        {"id": 7, "prompt": "r", "response_a": "x", "response_b": "long", "label": "A"},
+    ]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    code, out, err = reasrm(*judging)
+    assert (code, len(out.splitlines()), len(teacher_server.calls)) == (0, 2, 4)
+    assert err.count("occurs twice, with another label") == 2
+    assert "1 rows are an earlier pair again" in err
+    assert "accuracy 1.000 on 2 with a label" in err
+
+
+def test_two_runs_do_not_write_one_output(reasrm, judging, tmp_path):
+    output = tmp_path / "v.jsonl"
+    with held(output):
+        code, _, err = reasrm(*judging, "--output", output)
+    assert (code, "another run is writing" in err, output.read_bytes()) == (2, True, b"")
+    code, _, err = reasrm(*judging, "--output", tmp_path / "no" / "v.jsonl")
+    assert (code, "cannot be written" in err) == (2, True)
+
+
+def test_a_long_run_says_in_the_log_that_it_goes_on(judging, tmp_path):
+    """Where no terminal is, as under nohup or in a pod."""
+    command = [sys.executable, "-m", "pipeline.cli", *map(str, judging), "--output", str(tmp_path / "v.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert re.search(r"INFO m: \d of 3 \d+ tokens/s", done.stderr), done.stderr
 
 
 def test_without_an_output_verdicts_go_to_the_screen_and_bad_rows_are_told(reasrm, judging, pairs):
@@ -162,7 +218,9 @@ def test_a_service_beyond_this_machine_wants_a_token(reasrm, monkeypatch):
     assert (code, "NO_SUCH_TOKEN is not set" in err) == (2, True)
 
 
-def test_a_registered_version_of_a_random_model_judges_without_a_verdict(s3, tiny_model, tmp_path, reasrm, pairs):
+def test_a_registered_version_of_a_random_model_judges_without_a_verdict(
+    s3, tiny_model, tmp_path, reasrm, pairs, caplog
+):
     shutil.copytree(tiny_model, tmp_path / "tiny" / "model")
     names = {"kind": "model", "stage": "grpo", "uri": f"{s3.prefix}/tiny", "run_key": "k", "code_version": "1"}
     manifest = Manifest.model_validate({**names, "config": {"grammar": "think"}, "files": describe(tmp_path / "tiny")})
@@ -175,10 +233,14 @@ def test_a_registered_version_of_a_random_model_judges_without_a_verdict(s3, tin
         found = find_model(reference, s3.storage, tmp_path / "copies")
         assert (found.name, found.grammar, found.digest) == (f"{name}/1", "think", manifest.digest)
         assert (found.folder / "config.json").is_file()
+    tracking.tag_version(name, "1", {"reasrm.gate": "rejected", "reasrm.gate_reasons": "too often wrong"})
+    find_model(name, s3.storage, tmp_path / "copies")
+    assert "which the gate rejected: too often wrong" in caplog.text
     plain = find_model(str(tiny_model), s3.storage, tmp_path / "copies")
     assert (plain.folder, plain.grammar) == (tiny_model, None)
 
     command = ["judge", "--model", f"{name}@champion", "--pairs", pairs, "--max-tokens", "8", "--dir", tmp_path / "d"]
+    command += ["--precision", "fp32"]
     code, _, err = reasrm(*command, "--output", tmp_path / "v.jsonl")
     assert code == 0, err
     rows = read(tmp_path / "v.jsonl")
@@ -188,3 +250,5 @@ def test_a_registered_version_of_a_random_model_judges_without_a_verdict(s3, tin
     }
     assert {row["judge"] for row in rows.values()} == {f"{name}/1"}
     assert "no verdict 3" in err and "truncated 6" in err
+    code, _, err = reasrm(*command, "--output", tmp_path / "v.jsonl", "--precision", "bf16")
+    assert (code, "another prompt or precision" in err) == (2, True)

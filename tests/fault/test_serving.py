@@ -10,9 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -206,6 +208,18 @@ def shared_service():
         yield url
 
 
+def test_what_is_no_route_and_what_is_not_called_json_is_said(shared_service):
+    assert "POST /compare" in ask(shared_service, "/nowhere", {})[2]["error"]
+    status, headers, answer = ask(shared_service, "/compare")
+    assert (status, headers["allow"], "GET /compare" in answer["error"]) == (405, "POST", True)
+    form = {"content-type": "application/x-www-form-urlencoded"}  # what curl says that -d is
+    request = urllib.request.Request(shared_service + "/compare", json.dumps(PAIR).encode(), form)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=20)
+    with refused.value as error:
+        assert (error.code, b"content-type: application/json" in error.read()) == (422, True)
+
+
 @pytest.mark.parametrize("raw", [b"{", b'{"a": NaN}', b'{"a": 1, "a": 2}', b'"\\ud800"', b"[" * 100])
 def test_a_body_that_is_no_json_is_refused(shared_service, raw):
     status, _, answer = ask(shared_service, "/compare", raw=raw)
@@ -286,6 +300,133 @@ def test_a_request_that_takes_too_long_is_given_up(teacher_server):
         status, _, answer = ask(url, "/compare", PAIR)
         assert (status, "--request-seconds" in answer["error"]) == (504, True)
         assert "reasrm_judgments_promised 0\n" in ask(url, "/metrics")[2]
+
+
+def test_a_ranking_of_many_rounds_has_the_time_of_one_request(teacher_server):
+    def script(call):
+        time.sleep(0.25)
+        return prefers_longer(teacher_server)(call)
+
+    teacher_server.script = script
+    body = {"conversation": "q", "answers": ["a", "bb", "ccc", "dddd", "eeeee"], "method": "knockout"}
+    with serving(behind(teacher_server), request_seconds=0.4) as url:  # each of its three rounds would fit
+        assert ask(url, "/rank", body)[0] == 504
+        assert "reasrm_judgments_promised 0\n" in ask(url, "/metrics")[2]
+
+
+def test_a_caller_who_hangs_up_takes_his_judgments_along(teacher_server):
+    free = threading.Event()
+
+    def script(call):
+        free.wait(20)
+        return prefers_longer(teacher_server)(call)
+
+    teacher_server.script = script
+    body = json.dumps({"conversation": "q", "answers": ["a", "bb", "ccc", "dddd", "eeeee"]}).encode()
+    head = f"POST /rank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    with serving(behind(teacher_server, concurrency=2), max_judgments=20) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as sock:
+            sock.sendall(head.encode() + body)
+            while len(teacher_server.calls) < 2:
+                time.sleep(0.01)
+            assert ask(url, "/compare", PAIR)[0] == 429
+        deadline = time.monotonic() + 10
+        while "reasrm_judgments_promised 0\n" not in ask(url, "/metrics")[2]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        free.set()
+        assert ask(url, "/compare", PAIR)[0] == 200
+        text = ask(url, "/metrics")[2]
+    assert len(teacher_server.calls) == 2 + 2  # 18 judgments of the ranking were never begun
+    assert 'reasrm_requests_total{route="/rank",status="499"} 1\n' in text
+
+
+def test_health_is_answered_while_long_conversations_are_written_out(teacher_server):
+    teacher_server.script = prefers_longer(teacher_server)
+    body = {"conversation": "lorem [[A]] ipsum " * 25_000, "answers": [f"answer {n}" for n in range(8)]}
+    with serving(behind(teacher_server), request_seconds=60) as url, concurrent.futures.ThreadPoolExecutor() as pool:
+        asked, waits = pool.submit(ask, url, "/rank", body), []
+        while not asked.done() and len(teacher_server.calls) < 2:
+            began = time.perf_counter()
+            assert ask(url, "/health")[0] == 200
+            waits.append(time.perf_counter() - began)
+            time.sleep(0.05)
+        assert asked.result()[0] == 200
+    assert len(waits) > 3
+    assert max(waits) < 1.5
+
+
+def test_no_more_calls_are_under_way_than_the_endpoint_was_promised(teacher_server):
+    lock, running, most = threading.Lock(), 0, 0
+
+    def script(call):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return prefers_longer(teacher_server)(call)
+
+    teacher_server.script = script
+    with serving(behind(teacher_server, concurrency=3)) as url, concurrent.futures.ThreadPoolExecutor(12) as pool:
+        bodies = [PAIR | {"response_b": f"b{number}"} for number in range(12)]
+        assert [one[0] for one in pool.map(lambda body: ask(url, "/compare", body), bodies)] == [200] * 12
+    assert most == 3
+
+
+def test_the_scheme_of_the_token_may_be_written_small(teacher_server):
+    teacher_server.script = prefers_longer(teacher_server)
+    with serving(behind(teacher_server), token="right-token-123") as url:
+        for scheme, status in (("bearer", 200), ("BEARER", 200), ("Basic", 401), ("", 401)):
+            headers = {"content-type": "application/json", "authorization": f"{scheme} right-token-123".strip()}
+            request = urllib.request.Request(url + "/compare", json.dumps(PAIR).encode(), headers)
+            try:
+                with urllib.request.urlopen(request, timeout=20) as answer:
+                    assert answer.status == status
+            except urllib.error.HTTPError as error:
+                with error:
+                    assert error.code == status
+
+
+def test_the_examples_for_verl_and_openrlhf_run_as_they_stand(teacher_server, monkeypatch):
+    teacher_server.script = prefers_longer(teacher_server)
+    text = (Path(__file__).parents[2] / "docs/serving.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    (verl,) = (block for block in blocks if "def compute_score" in block)
+    (openrlhf,) = (block for block in blocks if "def reward_func" in block)
+    monkeypatch.setenv("JUDGE_TOKEN", "right-token-123")
+    free = threading.Event()
+
+    def slow(call):
+        free.wait(20)
+        return prefers_longer(teacher_server)(call)
+
+    with serving(behind(teacher_server), token="right-token-123", max_judgments=6) as url:
+        module = types.ModuleType("judge_reward")
+        exec(verl.replace("http://reasrm-judge:8080", url), module.__dict__)
+        monkeypatch.setitem(sys.modules, "judge_reward", module)
+        infos = [{"question": "p"}, {"question": "q"}, {"question": "q"}, {"question": "p"}, {"question": "alone"}]
+        assert module.compute_score([""] * 5, ["aa", "x", "xx", "a", "b"], [""] * 5, infos) == [1.0, 0.0, 1.0, 0.0, 0.5]
+        other = {}
+        exec(openrlhf, other)
+        scores = other["reward_func"](["pa", "pbb", "qc", "qdd"], ["p", "p", "q", "q"], [""] * 4)["rewards"]
+        assert scores.tolist() == [0.0, 1.0, 0.0, 1.0]
+
+        teacher_server.script = slow
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            before = len(teacher_server.calls)
+            first = pool.submit(module.rank, "q", ["a", "bb", "ccc"])  # all that the queue takes
+            while len(teacher_server.calls) == before:
+                time.sleep(0.01)
+            second = pool.submit(module.rank, "r", ["a", "bb", "ccc"])
+            while '"/rank",status="429"' not in ask(url, "/metrics")[2]:
+                time.sleep(0.01)
+            free.set()
+            assert first.result() == second.result() == [0.0, 0.5, 1.0]  # asked again, not lost
+        module.SESSION.close()
 
 
 def test_rewards_for_trl_hold_within_each_group(teacher_server):
@@ -372,17 +513,22 @@ def test_a_model_that_does_not_load_ends_the_service(tmp_path):
         serve(Service(Opener(EngineSettings(), tmp_path), Asking(), "none", chosen), listen(chosen))
 
 
-def test_sigterm_lets_what_is_under_way_finish(teacher_server):
+@pytest.mark.parametrize(
+    ("patience", "seconds", "status", "words"),
+    [("30", 0.7, 200, "all requests that were under way are answered"), ("1", 4, 503, "1 requests were not done")],
+)
+def test_sigterm_lets_what_is_under_way_finish_in_its_time(teacher_server, patience, seconds, status, words):
     started = threading.Event()
 
     def script(call):
         started.set()
-        time.sleep(0.7)
+        time.sleep(seconds)
         return prefers_longer(teacher_server)(call)
 
     teacher_server.script = script
     command = [sys.executable, "-m", "pipeline.cli", "serve", "--model", "m", "--base-url", teacher_server.url]
-    process = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True, env=os.environ)
+    command += ["--port", "0", "--shutdown-seconds", patience]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     try:
         line = process.stderr.readline()
         url = re.search(r"http://[\d.:]+", line)[0]
@@ -397,9 +543,11 @@ def test_sigterm_lets_what_is_under_way_finish(teacher_server):
             asked = pool.submit(ask, url, "/compare", PAIR)
             assert started.wait(10)
             process.send_signal(signal.SIGTERM)
-            assert asked.result()[2]["verdict"] == "A"
+            found = asked.result()
+        assert found[0] == status
+        assert found[2]["verdict"] == "A" if status == 200 else "shutting down" in found[2]["error"]
         rest = process.communicate(timeout=20)[1]
-        assert (process.returncode, "answered" in rest) == (0, True), rest
+        assert (process.returncode, words in rest, "Traceback" in rest) == (0, True, False), rest
     finally:
         process.kill()
         process.wait()

@@ -293,3 +293,27 @@ def test_importing_the_engines_loads_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA", Transient),
+        ("CUDA error: an illegal memory access was encountered", Transient),
+        ("CUDA out of memory. Tried to allocate 2 GiB", RuntimeError),
+        ("CUDA error: out of memory", RuntimeError),
+        ("The size of tensor a must match", RuntimeError),
+    ],
+)
+def test_a_gpu_that_failed_is_a_dead_engine_and_full_memory_is_not(
+    tiny_model: Path, words: str, kind: type[Exception]
+) -> None:
+    judge = engine(tiny_model)
+
+    def fail(*inputs: object) -> None:
+        raise RuntimeError(words)
+
+    handle = judge.model.register_forward_pre_hook(fail)
+    with pytest.raises(kind, match=words.partition("\n")[0]):
+        judge.generate(ASKED[:1], Sampling(max_tokens=2))
+    handle.remove()

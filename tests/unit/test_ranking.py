@@ -78,9 +78,18 @@ def test_an_empty_answer_loses_unasked(method):
 def test_what_nobody_spoke_about_has_no_reward():
     answers = ["a", "bb", "ccc"]
     rewards, _ = play("round_robin", answers, lambda one, other: None if "a" in (one, other) else longer(one, other))
-    assert rewards == [None, 0.0, 1.0]
+    assert rewards == [None, 0.25, 0.75]
     for method in ("round_robin", "knockout"):
         assert play(method, answers, lambda one, other: None)[0] == [None] * 3
+
+
+def test_a_match_that_nobody_understood_is_no_advantage():
+    rewards, _ = play("round_robin", ["a", "b", "b", ""], lambda one, other: None)
+    assert rewards == pytest.approx([2 / 3, 2 / 3, 2 / 3, 0])  # better than the empty one, and that is all one knows
+    rewards, _ = play("round_robin", ["a", "b", "b"], lambda one, other: None)
+    assert rewards == [None, None, None]
+    rewards, _ = play("round_robin", ["x", "bb", "ccc"], lambda one, other: None if "x" in (one, other) else 0.0)
+    assert rewards == [None, 0.25, 0.75]
 
 
 @given(st.lists(st.text("ab", min_size=1, max_size=9), min_size=2, max_size=11), st.integers(0, 3))

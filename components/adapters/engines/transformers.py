@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,7 +71,8 @@ class TransformersEngine(LocalEngine):
                 began = time.perf_counter()
                 chosen = [prompts[index] for index in batch]
                 seeds = None if isinstance(sampling, Sampling) else [each[index].seed for index in batch]
-                done = self._complete(chosen, shared, seeds)
+                with _death_is_transient():
+                    done = self._complete(chosen, shared, seeds)
                 completions.update(zip(batch, done, strict=True))
                 if on_completion is not None:
                     for index, completion in zip(batch, done, strict=True):
@@ -148,6 +150,19 @@ class TransformersEngine(LocalEngine):
         import torch
 
         return torch.full((ids.shape[0],), self._closed.is_set(), dtype=torch.bool, device=ids.device)
+
+
+@contextmanager
+def _death_is_transient() -> Iterator[None]:
+    """Turn a GPU's error into Transient: after one, no call of this process works any more. Full memory is none."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "CUDA error" not in str(error) or "out of memory" in str(error):
+            raise
+        raise Transient(
+            f"the GPU failed ({str(error).splitlines()[0]}); this process cannot use it any more: run again"
+        ) from error
 
 
 def _random_model(folder: Path, dtype: Any) -> Any:

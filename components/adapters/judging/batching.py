@@ -50,7 +50,7 @@ Slot = tuple[Ticket, int]
 
 
 class Batcher:
-    """Runs an engine in threads of its own.
+    """Runs an engine in threads of its own; each opens one, and `batch` bounds what all of them have under way.
 
     `opened` is settled when the first engine is there, or could not be opened. `is_local`: the engine does not come
     back once it died; `broken` then says why, and whoever watches should start the process anew. `on_said` and
@@ -73,6 +73,7 @@ class Batcher:
         self._on_said, self._on_batch = on_said, on_batch
         self._tickets: deque[Ticket] = deque()
         self._changed = threading.Condition()
+        self._num_under_way = 0
         self._closing = False
         self._engines: list[Engine] = []
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_workers)]
@@ -96,12 +97,12 @@ class Batcher:
         """Stop: what is queued ends with Transient, and so does what the engine has under way."""
         with self._changed:
             self._closing = True
-            tickets = list(self._tickets)
+            tickets, engines = list(self._tickets), list(self._engines)
             self._tickets.clear()
             self._changed.notify_all()
         for ticket in tickets:
             ticket.fail(Transient("the judge is shutting down; ask again in a moment"))
-        for engine in self._engines:
+        for engine in engines:
             engine.close()
         deadline = time.monotonic() + seconds
         for thread in self._threads:
@@ -114,40 +115,55 @@ class Batcher:
             with suppress(Exception):
                 self.opened.set_exception(error)
             return
-        self._engines.append(engine)
+        with self._changed:
+            self._engines.append(engine)
+            is_late = self._closing
+        if is_late:  # `close` has gone through the engines that were there
+            engine.close()
+            return
         with suppress(Exception):
             self.opened.set_result(None)
         while slots := self._take():
             self._on_batch(len(slots))
             self._judge(engine, slots)
+            self._release(sum(at not in ticket.said for ticket, at in slots))
 
     def _take(self) -> list[Slot]:
-        """Wait for prompts and return a batch of them, one from each ticket by turns; none when closed."""
+        """Wait for prompts and room, and return a batch, one prompt from each ticket by turns; none when closed."""
         while True:
             with self._changed:
                 was_idle = not self._tickets
-                while not self._tickets and not self._closing:
+                while not self._closing and (not self._tickets or self._num_under_way >= self._batch):
                     self._changed.wait()
             if was_idle:
                 time.sleep(GATHER_SECONDS)
             with self._changed:
                 slots: list[Slot] = []
-                while self._tickets and len(slots) < self._batch:
+                while self._tickets and len(slots) + self._num_under_way < self._batch:
                     ticket = self._tickets.popleft()
                     if ticket.waiting and not ticket.future.cancelled():
                         slots.append((ticket, ticket.waiting.popleft()))
                         self._tickets.append(ticket)
                 if slots or self._closing:
+                    self._num_under_way += len(slots)
                     return slots
+
+    def _release(self, num_slots: int) -> None:
+        """Make room for other prompts."""
+        with self._changed:
+            self._num_under_way -= num_slots
+            self._changed.notify()
 
     def _judge(self, engine: Engine, slots: list[Slot]) -> None:
         tickets = list({id(ticket): ticket for ticket, _ in slots}.values())
         try:
             self._ask(engine, slots)
         except Transient as error:
-            self._fail(tickets, error)
             if self._is_local:
+                self._fail(tickets, error)
                 self._break(error)
+            else:  # those whose prompts of this batch have an answer go on
+                self._fail([ticket for ticket, at in slots if at not in ticket.said], error)
         except Exception as error:
             if len(tickets) == 1:
                 self._fail(tickets, error)
@@ -166,6 +182,7 @@ class Batcher:
             ticket, at = slots[place]
             self._on_said(said)
             ticket.keep(at, said)
+            self._release(1)
 
         ask(engine, [ticket.prompts[at] for ticket, at in slots], keep)
 

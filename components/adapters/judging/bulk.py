@@ -16,15 +16,17 @@ def judge_all(
     on_pair: OnPair,
     on_said: Callable[[Said], None],
     slice_pairs: int = 16,
+    stream_pairs: int = 4096,
 ) -> None:
     """Call `on_pair` with the place of each pair and its comparison.
 
     An engine that does not stream is given `slice_pairs` pairs at a time, the longest first: they share its batches,
-    and a killed run loses no more than them. Raises as the engine does; what was reported stands.
+    and a killed run loses no more than them. One that streams is given `stream_pairs`: as many prompts are in memory,
+    and at the end of so many it waits for the last one. Raises as the engine does; what was reported stands.
     """
     order = sorted(range(len(pairs)), key=lambda place: (-_length(pairs[place]), place))
-    size = len(order) if engine.streams else slice_pairs
-    for start in range(0, len(order), max(size, 1)):
+    size = stream_pairs if engine.streams else slice_pairs
+    for start in range(0, len(order), size):
         _judge(engine, pairs, order[start : start + size], asking, on_pair, on_said)
 
 

@@ -1,5 +1,6 @@
 """Which model a reference means, and what has to be known about it before it can judge."""
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from components.core.verdict import Grammar
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 _VERSION = re.compile(r"(?:models:/)?(?P<name>[^/@\s]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@\s]+))?")
 _PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
@@ -63,6 +66,11 @@ def _registered(reference: str, storage: "Storage") -> tuple[str, str]:
             f"MLflow's registry has no {reference}, and there is no such folder; check the name, the version, and that "
             "MLFLOW_TRACKING_URI (or --dir) is the right place"
         )
+    if version.tags.get("reasrm.gate") == "rejected":
+        logger.warning(
+            "%s is version %s, which the gate rejected: %s. Use its champion (%s@champion) where verdicts matter",
+            reference, version.version, version.tags.get("reasrm.gate_reasons", "see its tags"), version.name,
+        )  # fmt: skip
     return open_artifact(version, storage).uri, f"{version.name}/{version.version}"
 
 

@@ -1,9 +1,11 @@
 """Pairs in a file, and their verdicts in another one that a killed run goes on with."""
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,13 @@ class Asked:
     pair: PreferencePair
     label: Label | None
     digest: str
+    name: str
+    """What the pair has in common with its repetitions: the row's id, or its texts in any order."""
+
+    @property
+    def better(self) -> str | None:
+        """The text of the better answer."""
+        return None if self.label is None else self.pair.response_a if self.label == "A" else self.pair.response_b
 
 
 @dataclass
@@ -46,13 +55,20 @@ class Pairs:
     num_repeated: int = 0
     """Rows that are an earlier pair again, in the same order or the other: both orders are judged anyway."""
 
+    @property
+    def labels(self) -> dict[str, Label | None]:
+        """The label of each pair by its id."""
+        return {one.pair.id: one.label for one in self.asked}
+
 
 def read_pairs(path: Path) -> Pairs:
     """Read pairs: rows with prompt (or conversation), response_a, response_b, and maybe id and label.
 
-    A row without an id is named by its content. Raises InvalidInput when the file cannot be read or has no pair.
+    A row without an id is named by its content, whatever its order. A pair that comes again gives its label to one that
+    has none; with another label than before it is a bad row. Raises InvalidInput when the file cannot be read or has no
+    pair.
     """
-    pairs, seen = Pairs(), dict[str, PreferencePair]()
+    pairs, seen = Pairs(), dict[str, int]()
     for item in read_file(path, path.name):
         if isinstance(item, BadRecord):
             pairs.bad.append(item)
@@ -63,14 +79,14 @@ def read_pairs(path: Path) -> Pairs:
         except ValueError as error:
             pairs.bad.append(_bad(place, explain(error), value))
             continue
-        name = asked.pair.id
-        if name not in seen:
-            seen[name] = asked.pair
+        at = seen.setdefault(asked.name, len(pairs.asked))
+        if at == len(pairs.asked):
             pairs.asked.append(asked)
-        elif _texts(seen[name]) == _texts(asked.pair):
-            pairs.num_repeated += 1
+        elif reason := _contradiction(pairs.asked[at], asked):
+            pairs.bad.append(_bad(place, reason, value))
         else:
-            pairs.bad.append(_bad(place, f"id {name!r} occurs twice, with other texts", value))
+            pairs.num_repeated += 1
+            pairs.asked[at] = _with_label_of(asked, pairs.asked[at])
     if not pairs.asked:
         reason = f"; the first row: {pairs.bad[0].place}: {pairs.bad[0].reason}" if pairs.bad else ""
         raise InvalidInput(f"{path} has no pair to judge (prompt, response_a, response_b){reason}")
@@ -81,8 +97,8 @@ def _asked(value: Any) -> Asked:
     if isinstance(value, dict) and "prompt" not in value and "conversation" in value:
         value = {**value, "prompt": value["conversation"]}
     row = _Row.model_validate(value)
-    texts = [[[m.role, m.content] for m in row.prompt], row.response_a, row.response_b]
-    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    turns = [[m.role, m.content] for m in row.prompt]
+    digest = _digest([turns, row.response_a, row.response_b])
     pair = PreferencePair(
         id=digest[:16] if row.id in (None, "") else str(row.id),
         prompt=row.prompt,
@@ -91,7 +107,31 @@ def _asked(value: Any) -> Asked:
         label=row.label or "A",  # no judge is shown it
         swapped=row.swapped,
     )
-    return Asked(pair, row.label, digest)
+    name = (
+        f"texts {_digest([turns, *sorted((row.response_a, row.response_b))])}"
+        if row.id in (None, "")
+        else f"id {pair.id}"
+    )
+    return Asked(pair, row.label, digest, name)
+
+
+def _digest(texts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+
+def _contradiction(before: Asked, again: Asked) -> str:
+    """Return why the second of two rows with one name cannot be the first again; empty when it can."""
+    if _texts(before.pair) != _texts(again.pair):
+        return f"id {again.pair.id!r} occurs twice, with other texts"
+    if before.better is not None and again.better not in (before.better, None):
+        return f"pair {before.pair.id!r} occurs twice, with another label; the first one counts"
+    return ""
+
+
+def _with_label_of(again: Asked, before: Asked) -> Asked:
+    if before.label is not None or again.better is None:
+        return before
+    return replace(before, label="A" if again.better == before.pair.response_a else "B")
 
 
 def _texts(pair: PreferencePair) -> tuple[Any, frozenset[str]]:
@@ -136,7 +176,8 @@ def line_of(asked: Asked, found: Comparison, judge: str, key: str) -> bytes:
 def load_judged(path: Path, asked: Iterable[Asked], key: str) -> list[dict[str, Any]]:
     """Return the rows that an output holds already, and cut off a last one that a killed run left half written.
 
-    Raises InvalidInput when it is not such an output, was written by another judge, or of another text.
+    They are as `brief` makes them, and only those of pairs that are asked about: the file may hold more. Raises
+    InvalidInput when it is not such an output, was written by another judge, or of another text.
     """
     if not path.exists():
         return []
@@ -147,11 +188,28 @@ def load_judged(path: Path, asked: Iterable[Asked], key: str) -> list[dict[str, 
             if not line.endswith(b"\n"):
                 break
             good += len(line)
-            rows.append(_checked(f"{path}:{number}", line, digests, key))
+            row = _checked(f"{path}:{number}", line, digests, key)
+            if row["id"] in digests:
+                rows.append(row)
     if good < path.stat().st_size:
         with path.open("rb+") as file:
             file.truncate(good)
     return rows
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep an output for this process alone. Raises InvalidInput when it cannot be written, or another one does."""
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written ({error}); give another --output") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InvalidInput(f"another run is writing {path}; wait for it, or give another --output") from error
+        yield
 
 
 def _checked(place: str, line: bytes, digests: dict[str, str], key: str) -> dict[str, Any]:
@@ -162,25 +220,31 @@ def _checked(place: str, line: bytes, digests: dict[str, str], key: str) -> dict
         raise InvalidInput(f"{place} is no verdict of ours ({error}); give another --output") from error
     if was_key != key:
         raise InvalidInput(
-            f"{place} was written by another judge or with other settings ({row.get('judge')}); give another --output, "
-            "so that verdicts of two judges do not stand in one file"
+            f"{place} was written by another judge ({row.get('judge')}), with another prompt or precision, or with "
+            "other settings; give another --output, so that verdicts of two judges do not stand in one file"
         )
     if digests.get(name, was_pair) != was_pair:
         raise InvalidInput(f"{place}: pair {name!r} has other texts in the file now; give another --output")
-    return dict(row)
+    return brief(row)
+
+
+def brief(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without the written reasoning: a summary of many pairs must not hold it all."""
+    return row | {"judgments": [{**one, "reasoning": ""} for one in row["judgments"]]}
 
 
 @dataclass
 class Summary:
-    """What the verdicts of an output come to."""
+    """What the verdicts of an output come to, by the labels that the pairs have now."""
 
     rows: Sequence[dict[str, Any]]
+    labels: Mapping[str, Label | None]
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers, those that cannot be told left out."""
         rows, said = self.rows, [one for row in self.rows for one in row["judgments"]]
         decided = [row for row in rows if row["verdict"] is not None]
-        labelled = [row for row in rows if row["label"] is not None]
+        labelled = [row for row in rows if self.labels.get(row["id"]) is not None]
         both = [row for row in rows if row["consistent"] is not None]
         causes: dict[str, int] = {}
         for one in said:
@@ -200,5 +264,5 @@ class Summary:
             facts["consistency"] = sum(row["consistent"] for row in both) / len(both)
         if labelled:
             facts["labelled"] = len(labelled)
-            facts["accuracy"] = sum(row["verdict"] == row["label"] for row in labelled) / len(labelled)
+            facts["accuracy"] = sum(row["verdict"] == self.labels[row["id"]] for row in labelled) / len(labelled)
         return facts

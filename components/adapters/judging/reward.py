@@ -63,18 +63,19 @@ class PairwiseReward:
             found = pool.map(
                 lambda places: self._rank(prompts[places[0]], [_text(completions[place]) for place in places]), groups
             )
-            for places, scores in zip(groups, found, strict=True):
+            for places, (scores, num_judgments) in zip(groups, found, strict=True):
+                self.num_judgments += num_judgments
                 for place, score in zip(places, scores, strict=True):
                     rewards[place] = score
         return rewards
 
-    def _rank(self, prompt: Prompt, answers: list[str]) -> list[float | None]:
+    def _rank(self, prompt: Prompt, answers: list[str]) -> tuple[list[float | None], int]:
         answer = self.client.rank(prompt, answers, self.method, self.votes)
         scores = answer.get("rewards")
         if not isinstance(scores, list) or len(scores) != len(answers):
             raise ReasrmError(f"the judge at {self.client.url} gave no rewards for {len(answers)} answers")
-        self.num_judgments += int(answer.get("cost", {}).get("judgments", 0))
-        return [None if score is None else float(score) for score in scores]
+        num_judgments = int(answer.get("cost", {}).get("judgments", 0))
+        return [None if score is None else float(score) for score in scores], num_judgments
 
 
 def _groups(prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -92,4 +93,4 @@ def _text(completion: Completion) -> str:
     """Return the text of a completion in either of TRL's forms, without the reasoning turn's other fields."""
     if isinstance(completion, str):
         return completion
-    return "\n".join(str(message["content"]) for message in completion)
+    return "\n".join(str(message["content"]) for message in completion if message.get("content"))
