@@ -25,6 +25,7 @@ TINY = (
     "sft.learning_rate=1e-3", "grpo.learning_rate=1e-4", "grpo.steps=1", "grpo.prompts_per_step=2",
     "grpo.num_generations=2", "grpo.max_completion_tokens=24", "benchmark.max_tokens=24", 'benchmark.models=["grpo"]',
     "benchmark.attacks=[]", "benchmark.num_resamples=100", "publish.min_accuracy=0", "publish.max_invalid_rate=1",
+    "publish.margin=0.3",
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow
@@ -127,9 +128,7 @@ def test_two_weeks_and_a_quiet_third(week, reasrm, fetched, tmp_path):
     assert "grpo" in judged["champion"]["differences"]
     tags = client.get_model_version(name, "2").tags
     assert tags["reasrm.gate"] == "passed"
-    assert re.fullmatch(
-        rf"{MARGIN} is [-\d.e]+, needs more than -0\.15", tags["reasrm.gate.difference_to_the_champion"]
-    )
+    assert re.fullmatch(rf"{MARGIN} is [-\d.e]+, needs more than -0\.3", tags["reasrm.gate.difference_to_the_champion"])
     assert tags["reasrm.former_version"] == f"{name}/1"
     assert aliases(name) == {"champion": 2, "challenger": 2, "previous": 1}
 
@@ -141,9 +140,10 @@ def test_two_weeks_and_a_quiet_third(week, reasrm, fetched, tmp_path):
     assert (code, "0 have drifted" in said) == (0, True)
     assert all(run.manifest(stage).uri in said for run in (first, second) for stage in ("prepare", "grpo"))
 
-    quiet = week(1)
-    assert quiet.nothing_new.startswith("nothing new: 0 new pairs")
-    assert set(quiet.statuses) == {"preflight", "prepare"}
+    settings = [part for one in (*TINY, f"data_until={WEEKS[1]}") for part in ("--set", one)]
+    code, said = reasrm("run", "--recipe", "weekly", *settings)
+    assert (code, "nothing new: 0 new pairs" in said) == (0, True)
+    assert len(client.search_model_versions(f"name = '{name}'")) == 2
 
     code, said = reasrm("rollback", name, "--reason", "wrong on code")
     assert (code, said) == (0, f"{name}@champion is version 1 now, before it was {name}/2\n")
