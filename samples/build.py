@@ -29,6 +29,7 @@ KINDS: tuple[Kind, ...] = (
 )
 PAIRS_PER_KIND = 60
 MOST_ATTEMPTS = 1000
+WEEKS = ("weekly/2026-11-09.jsonl.gz", "weekly/2026-11-16.jsonl.gz")
 Row = dict[str, Any]
 
 
@@ -154,7 +155,15 @@ def _message(role: str, content: str) -> dict[str, str]:
 def build_files() -> dict[str, str]:
     """Return the name and the text of every file that the builder owns."""
     pairs, traces = _rows(build_cases())
-    return _data(pairs, traces) | {"README.md": data_card(pairs, traces, fault_of)}
+    weeks = [[row for row in pairs if _is_late(row) == late] for late in (False, True)]
+    dated = {name: _jsonl(rows) for name, rows in zip(WEEKS, weeks, strict=True)}
+    counts = {name: len(rows) for name, rows in zip(WEEKS, weeks, strict=True)}
+    return _data(pairs, traces) | dated | {"README.md": data_card(pairs, traces, counts, fault_of)}
+
+
+def _is_late(row: Row) -> bool:
+    """Say whether a pair comes in the second week: a quarter of each kind of task, and all that is written by hand."""
+    return row["category"] in CATEGORIES or int(row["id"].rpartition("-")[2]) % 4 == 0
 
 
 def extend(num_pairs: int, folder: Path) -> None:
@@ -193,7 +202,9 @@ def write(name: str, text: str, folder: Path | None = None) -> None:
     """Write a file; a packed one carries neither time nor name, so that its bytes depend on the text alone."""
     data = text.encode("utf-8")
     packed = gzip.compress(data, compresslevel=9, mtime=0) if name.endswith(".gz") else data
-    ((folder or HERE) / name).write_bytes(packed)
+    path = (folder or HERE) / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(packed)
 
 
 def main() -> None:

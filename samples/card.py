@@ -1,7 +1,7 @@
 """Write the data card from the data, so that its numbers cannot go stale."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -17,6 +17,10 @@ tests. They are small enough for a model of 135 million parameters to learn from
 |---|---|---|
 | `pairs.jsonl.gz` | a `PreferencePair`: prompt (text, or messages), two answers, label | {num_pairs} |
 | `traces.jsonl.gz` | a `Trace` in the `rubric` grammar; `<id>:ba` has the answers exchanged | {num_traces} |
+{weeks}
+
+Those in `weekly` are the pairs of the first file again, as two weekly deliveries for the recipe `weekly`: a quarter of
+each kind of task comes in the second week, and with them all that is written by hand.
 
 ## How it was made
 
@@ -67,7 +71,7 @@ examples of tone, not advice. Do not report it as a benchmark.
 
 From the repository's root, after changing a generator, `chat.toml` or `safety.toml` (this card is written too):
 
-    python -m samples.build            # rewrites the three files
+    python -m samples.build            # rewrites the files
     python -m samples.build --check    # exits 1 if one of them is not up to date
 
 ## More of the same
@@ -89,13 +93,16 @@ LOOKS = {
 }
 
 
-def data_card(pairs: Sequence[Row], traces: Sequence[Row], fault_of: Callable[[str], str]) -> str:
-    """Return the text of README.md."""
+def data_card(
+    pairs: Sequence[Row], traces: Sequence[Row], weeks: Mapping[str, int], fault_of: Callable[[str], str]
+) -> str:
+    """Return the text of README.md; `weeks` has the files of the weekly deliveries and how many pairs each has."""
     faults = Counter(fault for trace in traces if (fault := fault_of(trace["key"])))
     by_hand = [pair for pair in pairs if not pair["meta"]]
     prompts = [trace["prompt_tokens"] for trace in traces]
     lengths = [trace["completion_tokens"] for trace in traces]
     return CARD.format(
+        weeks=_table([f"`{name}`", "a `PreferencePair`, as above", count] for name, count in weeks.items()),
         num_pairs=len(pairs),
         num_traces=len(traces),
         num_checked=len(pairs) - len(by_hand),

@@ -103,6 +103,8 @@ def _report(renewal: Mapping[str, Any], drift: Sequence[Shift], output: Output) 
     metrics["new.relabelled"] = float(sum(renewal["relabelled"].values()))
     output.tracking.log_metrics(metrics | {f"drift.{shift.name}": shift.distance for shift in drift})
     drifted = [shift.name for shift in drift if shift.drifted]
+    if drifted:
+        output.summary += f"; drift in {', '.join(drifted)}"  # the whole of it is in the log and in the statistics
     output.tracking.set_tags({"reasrm.since": renewal["uri"], "reasrm.drift": ", ".join(drifted) or "none"})
 
 

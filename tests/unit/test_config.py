@@ -12,7 +12,16 @@ from pipeline.local import STAGES
 from pipeline.placement import TABLE, Here
 from pipeline.profile import load_profile
 
-COMMON = {"config", "artifact_root", "experiment", "content", "training_job", "parts"}
+COMMON = {
+    "config",
+    "artifact_root",
+    "experiment",
+    "content",
+    "training_job",
+    "parts",
+    "since",
+    "warm_start",
+}  # preflight's too
 
 
 def test_arguments_are_the_parameters_of_the_pipeline():

@@ -14,7 +14,7 @@ from pipeline.config import MAX_PARAMETER_BYTES, RECIPES, RunConfig, load_recipe
 from pipeline.profile import load_profile
 
 REVISION = "0" * 40
-MADE_HERE = {"demo", "smoke", "learn-smollm2"}  # their base models are; all others leave theirs to the user
+MADE_HERE = {"demo", "smoke", "learn-smollm2", "weekly"}  # their base models are; all others leave theirs to the user
 
 
 class Paper(NamedTuple):
