@@ -53,6 +53,8 @@ MAX_DESCRIPTION_CHARS = 5000
 REFUSED = {400, 404, 409, 413, 422}
 DENIED = {401, 403}
 NUM_QUESTIONS_AT_ONCE = 8
+NUM_USERS = 5
+"""Runs of one artifact that are looked at for the one that made it: the first, unless MLflow was away then."""
 COLLIDED = ("IntegrityError", "UniqueViolation")
 """What MLflow's database says when two write the same new tag or alias at once; the second time it is an update."""
 SETTINGS = {
@@ -217,7 +219,7 @@ def find_runs(digests: Collection[str]) -> dict[str, str]:
 
         def maker(digest: str) -> str:
             query, oldest = f"tags.`reasrm.output_digest` = {quoted(digest)}", ["attributes.start_time ASC"]
-            found = client.search_runs(known, query, order_by=oldest, max_results=100) if known else ()
+            found = client.search_runs(known, query, order_by=oldest, max_results=NUM_USERS) if known else ()
             made = [run for run in found if run.data.tags.get("reasrm.reused") != "true"]
             return next((str(run.info.run_id) for run in (*made, *found)), "")
 

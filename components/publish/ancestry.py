@@ -7,8 +7,8 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from components.core.errors import Damaged
-from components.core.manifest import Manifest, Parent
-from components.publish.tables import mapping, sources
+from components.core.manifest import Manifest, Parent, earlier_of
+from components.publish.tables import sources
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
@@ -72,13 +72,7 @@ def links(manifest: Manifest) -> Iterator[Parent]:
     These are its parents, the artifact that SFT started from, and the pairs that `prepare` went on from.
     """
     yield from manifest.parents.values()
-    if manifest.stage == "sft":
-        for source in sources(manifest):
-            if str(source.get("uri", "")).startswith("s3://"):
-                yield Parent(uri=str(source["uri"]).rstrip("/"), digest=str(source.get("sha256", "")))
-    since = mapping(manifest.statistics.get("since"))
-    if since.get("uri"):
-        yield Parent(uri=str(since["uri"]).rstrip("/"), digest=str(since.get("digest", "")))
+    yield from earlier_of(manifest).values()
 
 
 def _open(child: str, link: Parent, storage: "Storage") -> tuple[Manifest | None, str]:

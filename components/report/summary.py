@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 ORDER = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
 
 
+NO_STAGE = (
+    "No stage told MLflow anything. If the run succeeded, KFP took the result of `prepare` from its cache, which had found "
+    "nothing new to learn; or MLflow was away all the time."
+)
+
+
 @dataclass(frozen=True)
 class Summary:
     """The description (Markdown), metrics and tags of a pipeline run."""
@@ -27,11 +33,13 @@ def summarise(run_id: str, storage: "Storage") -> Summary:
         (one for one in find_outputs(run_id) if one.stage in ORDER), key=lambda one: ORDER.index(one.stage)
     )
     if not outputs:
-        return Summary()
+        return Summary(NO_STAGE)
     told = {one.stage: _statistics(one, storage) for one in outputs}
     published = told.get("publish", {})
     headline = _headline(published, told.get("prepare", {}))
-    return Summary(f"{headline}\n\n{_table(outputs, told)}", _metrics(published), _tags(published))
+    return Summary(
+        f"{headline}\n\n{_table(outputs, told)}", _metrics(published), _tags(published, told.get("prepare", {}))
+    )
 
 
 def _statistics(output: StageOutput, storage: "Storage") -> Mapping[str, Any]:
@@ -64,7 +72,9 @@ def _metrics(published: Mapping[str, Any]) -> dict[str, float]:
     return numbers | decided
 
 
-def _tags(published: Mapping[str, Any]) -> dict[str, str]:
+def _tags(published: Mapping[str, Any], prepared: Mapping[str, Any]) -> dict[str, str]:
+    if prepared.get("nothing_new"):
+        return {"reasrm.nothing_new": "true", "reasrm.outcome": str(prepared.get("summary", ""))}
     if not published:
         return {}
     gate = "passed" if published["passed"] else "rejected"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.adapters import tracking
+from components.adapters.origin import OF_STAGE
 from components.adapters.storage import Storage
 from components.core.errors import InvalidInput, ReasrmError
 from components.core.manifest import SINCE, WARM_START, Manifest, Parent, earlier_of
@@ -19,31 +20,8 @@ from pipeline.lineage.walk import STAGES, LineageNode, artifacts, sources_of
 JUDGING = ("votes", "temperature", "max_tokens", "grammar", "engine", "precision")
 """Settings of the benchmark under which numbers can be compared only if they are equal."""
 TEACHER = ("teachers", "traces", "right", "failed", "prompt_tokens", "completion_tokens", "cost")
-OF_ONE_RUN = {
-    f"reasrm.{name}"
-    for name in (
-        "run_id",
-        "run_key",
-        "output_uri",
-        "output_digest",
-        "reused",
-        "code_version",
-        "stage",
-        "role",
-        "error",
-        "model_version",
-        "former_version",
-        "since",
-        "drift",
-        "nothing_new",
-        "gate",
-        "gate_reasons",
-        "outcome",
-        "part",
-        "part_of",
-    )
-}
-"""Tags that differ between any two runs, or stand elsewhere in the comparison."""
+ORIGIN = {*OF_STAGE.values(), "reasrm.uncommitted"}
+"""Tags of what made a stage's work beside its settings and its code."""
 MEASURES = ("accuracy", "strict_accuracy", "valid_rate", "position_consistency")
 GOES_ON = {("prepare", "since"), ("sft", "warm_start")}
 OnStep = Callable[[str], None]
@@ -256,14 +234,7 @@ def _environment(first: Side, second: Side, stages: list[str], notes: list[str])
             for side in (first, second):
                 run = side.runs.get(stage, "")
                 known = tracking.run_tags(run) if run else None
-                tags.append(
-                    {
-                        name.removeprefix("reasrm."): value
-                        for name, value in (known or {}).items()
-                        if (name.startswith("reasrm.") or name.startswith("mlflow.source.git"))
-                        and name not in OF_ONE_RUN
-                    }
-                )
+                tags.append({name: value for name, value in (known or {}).items() if name in ORIGIN})
             yield from changes(tags[0], tags[1], f"{stage}.")
     except ReasrmError as error:
         notes.append(f"images and commits are not compared: {error}")
