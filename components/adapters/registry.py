@@ -53,8 +53,7 @@ def open_artifact(version: VersionInfo, storage: "Storage", tag: str = MODEL_TAG
 
     A model has to be the one that was registered: its manifest may have been deleted and written again by other work.
     """
-    number = f"{version.name}/{version.version}"
-    called = f"{reference} is version {version.version}" if reference not in {"", number} else number
+    called = f"{reference} is version {version.version}" if reference else f"{version.name} version {version.version}"
     uri = artifact_of(version) if tag == MODEL_TAG else version.tags.get(tag, "")
     if not uri.startswith("s3://"):
         raise InvalidInput(
