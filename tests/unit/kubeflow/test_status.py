@@ -88,18 +88,18 @@ def test_each_state_is_told(kfp_server, kfp, run, nodes):
 
 
 def test_parts_of_a_loop_are_folded(kfp_server, kfp, run, nodes):
-    loop = [("for-loop-2", "RUNNING"), ("traces-part", "SUCCEEDED"), ("traces-part", "SUCCEEDED")]
+    loop = [("for-loop-3", "RUNNING"), ("traces-part", "SUCCEEDED"), ("traces-part", "SUCCEEDED")]
     kfp_server.set_tasks(run, nodes(*loop, ("traces-part", "RUNNING"), ("traces-part", "PENDING")))
     part = seen(kfp, run)["traces-part"]
     assert (part.state, part.done, part.total) == ("running", 2, 4)
     kfp_server.set_tasks(run, nodes(*loop))  # more parts may come: the loop still runs
     assert seen(kfp, run)["traces-part"].state == "running"
-    kfp_server.set_tasks(run, nodes(("for-loop-2", "SUCCEEDED"), *loop[1:]))
+    kfp_server.set_tasks(run, nodes(("for-loop-3", "SUCCEEDED"), *loop[1:]))
     part = seen(kfp, run)["traces-part"]
     assert (part.state, part.done, part.total) == ("done", 2, 2)
     kfp_server.set_tasks(run, nodes(*loop, ("traces-part", "FAILED")))
     assert seen(kfp, run)["traces-part"].state == "failed"
-    kfp_server.set_tasks(run, nodes(("for-loop-2", "SUCCEEDED"), ("traces-part", "CACHED"), ("traces-part", "CACHED")))
+    kfp_server.set_tasks(run, nodes(("for-loop-3", "SUCCEEDED"), ("traces-part", "CACHED"), ("traces-part", "CACHED")))
     assert seen(kfp, run)["traces-part"].state == "cached"
 
 
@@ -119,7 +119,7 @@ def test_what_a_failed_run_did_not_reach_is_skipped(kfp_server, kfp, run, nodes)
 
 
 def test_a_run_with_nothing_new_says_so(kfp_server, kfp, run, nodes):
-    kfp_server.set_tasks(run, nodes(("preflight", "SUCCEEDED"), ("prepare", "CACHED"), ("condition-1", "SKIPPED")))
+    kfp_server.set_tasks(run, nodes(("preflight", "SUCCEEDED"), ("prepare", "CACHED"), ("condition-2", "SKIPPED")))
     kfp_server.set_state(run, "RUNNING")
     assert not seen(kfp, run)["prepare"].message
     kfp_server.set_state(run, "SUCCEEDED")
@@ -129,7 +129,7 @@ def test_a_run_with_nothing_new_says_so(kfp_server, kfp, run, nodes):
 
 def test_run_whose_version_is_gone_shows_what_has_begun(kfp_server, kfp, run, nodes):
     kfp_server.versions.clear()
-    kfp_server.set_tasks(run, nodes(("for-loop-2", "RUNNING"), ("prepare", "SUCCEEDED"), ("sft", "RUNNING")))
+    kfp_server.set_tasks(run, nodes(("for-loop-3", "RUNNING"), ("prepare", "SUCCEEDED"), ("sft", "RUNNING")))
     assert {name: stage.state for name, stage in seen(kfp, run).items()} == {"prepare": "done", "sft": "running"}
 
 
@@ -297,7 +297,7 @@ def test_watching_a_server_that_stays_away_ends(kfp_server, run, status, monkeyp
 
 
 def test_terminal_shows_a_table_that_is_painted_over(kfp_server, kfp, run, nodes):
-    kfp_server.set_tasks(run, nodes(("preflight", "SUCCEEDED"), ("for-loop-2", "RUNNING"), ("traces-part", "RUNNING")))
+    kfp_server.set_tasks(run, nodes(("preflight", "SUCCEEDED"), ("for-loop-3", "RUNNING"), ("traces-part", "RUNNING")))
     kfp_server.steps = [
         lambda run: None,
         lambda run: kfp_server.set_tasks(run, nodes(("preflight", "SUCCEEDED"), ("prepare", "CACHED"))),
@@ -312,7 +312,7 @@ def test_terminal_shows_a_table_that_is_painted_over(kfp_server, kfp, run, nodes
 
 
 def test_pods_say_why_a_stage_does_not_go_on(kfp_server, kfp, run, nodes):
-    kfp_server.set_tasks(run, nodes(("preflight", "SUCCEEDED"), ("for-loop-2", "RUNNING"), ("traces-part", "RUNNING")))
+    kfp_server.set_tasks(run, nodes(("preflight", "SUCCEEDED"), ("for-loop-3", "RUNNING"), ("traces-part", "RUNNING")))
     notes = {"traces-part": "ImagePullBackOff: no such image", "preflight": "exit code 1"}
     shown = {stage.name: stage for stage in Watcher(kfp, run, lambda run_id: notes).look().stages}
     assert shown["traces-part"].message == "ImagePullBackOff: no such image"
