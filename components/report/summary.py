@@ -13,8 +13,8 @@ ORDER = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
 
 
 NO_STAGE = (
-    "No stage told MLflow anything. If the run succeeded, KFP took the result of `prepare` from its cache, which had found "
-    "nothing new to learn; or MLflow was away all the time."
+    "No stage told MLflow anything. If the run succeeded, KFP took the result of `prepare` from its cache, which had "
+    "found nothing new to learn; or MLflow was away all the time."
 )
 
 
