@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from components.core.errors import Damaged
 from components.core.manifest import Manifest, Parent, earlier_of
-from components.publish.tables import sources
+from components.publish.values import sources
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage

@@ -22,21 +22,18 @@ from components.publish.tables import (
     benchmark_report,
     category_rows,
     check_rows,
-    counts,
     drift_rows,
     heldout_suite,
-    mapping,
     protocol_text,
     renewal_rows,
     renewed_from,
     score_rows,
-    sources,
     suite_rows,
     teacher_cost,
     teacher_rows,
     value_of,
-    waterfall,
 )
+from components.publish.values import counts, mapping, sources, waterfall
 
 _MARKS = re.compile(r"([\\`*_{}\[\]|~#])")
 UNKNOWN = "unknown: look it up before use"

@@ -14,7 +14,7 @@ from components.publish.ancestry import Ancestry, find_ancestry
 from components.publish.config import Config
 from components.publish.examples import Examples, read_examples
 from components.publish.gate import Decision
-from components.publish.tables import sources
+from components.publish.values import sources
 
 if TYPE_CHECKING:
     from components.adapters.stage import Inputs

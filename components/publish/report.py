@@ -17,19 +17,16 @@ from components.publish.tables import (
     benchmark_report,
     category_rows,
     check_rows,
-    counts,
     drift_rows,
     heldout_suite,
-    mapping,
     protocol_text,
     renewal_rows,
     renewed_from,
     score_rows,
-    sources,
     suite_rows,
     value_of,
-    waterfall,
 )
+from components.publish.values import counts, mapping, sources, waterfall
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
 

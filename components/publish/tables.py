@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from components.adapters.page import NONE, percent
 from components.core.judges import heading, in_order
 from components.core.manifest import Manifest
+from components.publish.values import mapping, mappings
 
 if TYPE_CHECKING:
     from components.publish.gate import Decision
@@ -277,11 +278,6 @@ def _cell(score: Any) -> tuple[str, str]:
     return percent(value_of(score)), interval(score)
 
 
-def mapping(value: Any) -> Mapping[str, Any]:
-    """Return the value if it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
 def interval(score: Any) -> str:
     """Return a score's interval as percentages, or nothing where the benchmark gives none."""
     low, high = mapping(score).get("low"), mapping(score).get("high")
@@ -291,16 +287,6 @@ def interval(score: Any) -> str:
 def value_of(score: Any) -> Any:
     """Return a score's value, or None."""
     return mapping(score).get("value")
-
-
-def counts(manifest: Manifest) -> dict[str, int]:
-    """Return the whole numbers among an artifact's statistics, one level of nesting under dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in manifest.statistics.items():
-        if key == "since":  # it has a table of its own
-            continue
-        flat |= {f"{key}.{name}": number for name, number in value.items()} if isinstance(value, dict) else {key: value}
-    return {key: value for key, value in flat.items() if isinstance(value, int) and not isinstance(value, bool)}
 
 
 def renewal_rows(pairs: Manifest) -> list[tuple[str, int]]:
@@ -332,7 +318,7 @@ def drift_rows(pairs: Manifest) -> list[DriftRow]:
             old=_told(row.get("old"), str(row.get("test"))),
             new=_told(row.get("new"), str(row.get("test"))),
         )
-        for row in _mappings(pairs.statistics.get("drift"))
+        for row in mappings(pairs.statistics.get("drift"))
     ]
 
 
@@ -348,17 +334,3 @@ def _told(values: Any, test: str) -> str:
 
 def _decimal(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else NONE
-
-
-def sources(manifest: Manifest) -> list[Mapping[str, Any]]:
-    """Return what an artifact was made from beside other artifacts: uri, sha256, and whatever else is recorded."""
-    return _mappings(manifest.statistics.get("sources"))
-
-
-def waterfall(manifest: Manifest) -> list[Mapping[str, Any]]:
-    """Return the filter's steps with what each kept and dropped."""
-    return _mappings(manifest.statistics.get("waterfall"))
-
-
-def _mappings(value: Any) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []

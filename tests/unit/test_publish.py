@@ -388,15 +388,6 @@ def test_report_has_a_picture_for_each_series(evidence):
 # --- the card
 
 
-def test_card_tells_a_warm_start_from_the_base(evidence):
-    sft = evidence.manifests["sft"]
-    start = {"started_from": "s3://b/a/grpo/1", "sources": [{"uri": "s3://b/a/grpo/1", "sha256": "beef"}]}
-    warm = {**evidence.manifests, "sft": sft.model_copy(update={"statistics": {**sft.statistics, **start}})}
-    card = render_card(released(replace(evidence, manifests=warm)))
-    assert "Base model: `models/tiny-base`, by way of the model `s3://b/a/grpo/1`, from which training started" in card
-    assert "by way of" not in render_card(released(evidence))
-
-
 def test_card_says_what_a_reader_needs(evidence):
     card = render_card(released(evidence))
     for expected in (
