@@ -52,6 +52,11 @@ MAX_DESCRIPTION_CHARS = 5000
 """MLflow's column; SQLite takes more, PostgreSQL and MySQL refuse it."""
 REFUSED = {400, 404, 409, 413, 422}
 DENIED = {401, 403}
+ABOUT_VERSIONS = (
+    "Judges, one version for each model that a run ended with. The alias `champion` is in use, `previous` was before it, "
+    "`challenger` is the newest. What a version was made from: `reasrm lineage {name}/VERSION`; back to the one before: "
+    "`reasrm rollback {name}`."
+)
 NUM_QUESTIONS_AT_ONCE = 8
 NUM_USERS = 5
 """Runs of one artifact that are looked at for the one that made it: the first, unless MLflow was away then."""
@@ -386,7 +391,7 @@ def register_version(
         if found is not None:
             return found
         try:
-            client.create_registered_model(name)
+            client.create_registered_model(name, description=ABOUT_VERSIONS.format(name=name))
         except Exception as error:
             if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                 raise
