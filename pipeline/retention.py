@@ -13,9 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 from urllib.parse import unquote
 
+from components.adapters.model_versions import VersionInfo
 from components.adapters.stage import KEY_LENGTH
 from components.adapters.storage import ObjectInfo
-from components.adapters.tracking import RunInfo, VersionInfo
+from components.adapters.tracking import RunInfo
 from components.core.errors import InvalidInput
 from components.core.manifest import MANIFEST_NAME, Manifest
 from pipeline.local import STAGES

@@ -21,9 +21,9 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from components.adapters import tracking
+from components.adapters import model_versions
+from components.adapters.model_versions import VersionInfo
 from components.adapters.registry import DIGEST_TAG, artifact_of
-from components.adapters.tracking import VersionInfo
 from components.core.errors import Damaged, InvalidInput, Transient
 from components.core.schema import Record
 
@@ -131,7 +131,7 @@ class Promotions:
     def pending(self) -> Promotion | None:
         """Return the last record if the aliases may not have followed it."""
         history = self.read()
-        marked = int((tracking.model_tags(self.model) or {}).get(self.mark, "0"))
+        marked = int((model_versions.model_tags(self.model) or {}).get(self.mark, "0"))
         return history[-1] if history and marked < history[-1].number else None
 
     def settle(self) -> list[Promotion]:
@@ -142,8 +142,8 @@ class Promotions:
         for _ in range(TRIES):
             # In this order: an alias moves after its record and before its mark.
             history = self.read()
-            marked = int((tracking.model_tags(self.model) or {}).get(self.mark, "0"))
-            pointed = tracking.get_alias(self.model, self.alias)
+            marked = int((model_versions.model_tags(self.model) or {}).get(self.mark, "0"))
+            pointed = model_versions.get_alias(self.model, self.alias)
             last = history[-1] if history else None
             champion = last.champion.version if last else ""
             if (pointed.version if pointed else "") == champion:
@@ -168,9 +168,9 @@ class Promotions:
 
         If it is anywhere else somebody moved it since, which counts for more.
         """
-        if last.champion and tracking.get_version(self.model, last.champion.version) is None:
+        if last.champion and model_versions.get_version(self.model, last.champion.version) is None:
             return False
-        before = tracking.get_version(self.model, last.replaces.version) if last.replaces else None
+        before = model_versions.get_version(self.model, last.replaces.version) if last.replaces else None
         return (pointed.version if pointed else "") == (before.version if before else "")
 
     def holder(self, version: VersionInfo) -> Holder:
@@ -235,23 +235,25 @@ class Promotions:
             if history[-1].number == record.number:
                 break
             record = history[-1]
-        tracking.tag_model(self.model, {self.mark: str(record.number)})
+        model_versions.tag_model(self.model, {self.mark: str(record.number)})
 
     def _point(self, alias: str, holder: Holder) -> None:
-        if holder and tracking.get_version(self.model, holder.version):
-            tracking.set_alias(self.model, alias, holder.version)
+        if holder and model_versions.get_version(self.model, holder.version):
+            model_versions.set_alias(self.model, alias, holder.version)
         else:
-            tracking.delete_alias(self.model, alias)
+            model_versions.delete_alias(self.model, alias)
 
     def _tag(self, record: Promotion, history: list[Promotion]) -> None:
         tags: dict[str, str | None] = {"reasrm.promoted_by": record.by, "reasrm.promoted_why": record.why}
         if record.replaces and not _goes_back(record, history):
             tags[FORMER] = self._named(record.replaces)
-        if record.champion and tracking.get_version(self.model, record.champion.version):
-            tracking.tag_version(self.model, record.champion.version, tags | {ROLLED_BACK: None})
+        if record.champion and model_versions.get_version(self.model, record.champion.version):
+            model_versions.tag_version(self.model, record.champion.version, tags | {ROLLED_BACK: None})
         taken = taken_away(history, record.replaces)
-        if taken is not None and tracking.get_version(self.model, record.replaces.version):
-            tracking.tag_version(self.model, record.replaces.version, {ROLLED_BACK: f"by {taken.by}: {taken.why}"})
+        if taken is not None and model_versions.get_version(self.model, record.replaces.version):
+            model_versions.tag_version(
+                self.model, record.replaces.version, {ROLLED_BACK: f"by {taken.by}: {taken.why}"}
+            )
 
     def _named(self, holder: Holder) -> str:
         return f"{self.model}/{holder.version}" if holder else ""
@@ -300,11 +302,11 @@ def find_log(storage: "Storage", model: str, alias: str, root: str = "") -> Prom
 
     Raises InvalidInput if there is no such model, or nothing that says where its log is to be.
     """
-    tags = tracking.model_tags(model)
+    tags = model_versions.model_tags(model)
     if tags is None:
         raise InvalidInput(f"MLflow's registry has no model {model!r}; check the name")
     if not tags.get(PLACE):
-        version = None if root else tracking.get_version(model, "")
+        version = None if root else model_versions.get_version(model, "")
         released = version.tags.get("reasrm.publish_uri", "") if version else ""
         root = root or (beside(released) if released else "")
         if not root:
@@ -318,12 +320,12 @@ def _begin(storage: "Storage", model: str, root: str) -> str:
     place, number = f"{root}/{quote(model, safe='')}", 1
     while storage.list(f"{place}/"):
         # Either of this model, begun a moment ago, or of one that was called so before.
-        begun = (tracking.model_tags(model) or {}).get(PLACE)
+        begun = (model_versions.model_tags(model) or {}).get(PLACE)
         if begun:
             return begun
         number += 1
         place = f"{root}/{quote(model, safe='')}+{number}"
-    tracking.tag_model(model, {PLACE: place})
+    model_versions.tag_model(model, {PLACE: place})
     return place
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING
 
-from components.adapters.tracking import VersionInfo, get_alias, get_version
+from components.adapters.model_versions import VersionInfo, get_alias, get_version
 from components.core.errors import InvalidInput
 from components.core.manifest import Manifest
 from components.core.verdict import GRAMMARS, Grammar

@@ -7,12 +7,11 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from components.adapters.spool import MAX_TAG_CHARS, clean_key, cut
 from components.adapters.stage_run import StageRun, Status, open_stage_run, replay
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.redact import redact
@@ -23,40 +22,22 @@ __all__ = [
     "StageOutput",
     "StageRun",
     "Status",
-    "VersionInfo",
-    "delete_alias",
-    "describe_version",
     "find_logged_model",
     "find_model",
     "find_outputs",
     "find_run",
     "find_runs",
-    "get_alias",
-    "get_version",
     "list_runs",
-    "list_versions",
-    "model_tags",
     "open_stage_run",
-    "register_version",
     "replay",
     "run_tags",
-    "set_alias",
-    "tag_model",
-    "tag_version",
 ]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MAX_DESCRIPTION_CHARS = 5000
-"""MLflow's column; SQLite takes more, PostgreSQL and MySQL refuse it."""
 REFUSED = {400, 404, 409, 413, 422}
 DENIED = {401, 403}
-ABOUT_VERSIONS = (
-    "Judges, one version for each model that a run ended with. The alias `champion` is in use, `previous` was before it, "
-    "`challenger` is the newest. What a version was made from: `reasrm lineage {name}/VERSION`; back to the one before: "
-    "`reasrm rollback {name}`."
-)
 NUM_QUESTIONS_AT_ONCE = 8
 NUM_USERS = 5
 """Runs of one artifact that are looked at for the one that made it: the first, unless MLflow was away then."""
@@ -81,20 +62,6 @@ class ModelInfo:
     digest: str
     source_run_id: str
     experiment_id: str
-
-
-@dataclass(frozen=True)
-class VersionInfo:
-    """A version in the model registry."""
-
-    name: str
-    version: str
-    source_uri: str
-    run_id: str
-    model_id: str
-    description: str
-    tags: dict[str, str]
-    aliases: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -167,7 +134,7 @@ def call(what: str, work: Callable[[Any], T]) -> T | None:
 
 def all_experiments(client: Any) -> list[str]:
     """Return the ids of all experiments that are not deleted."""
-    return [str(experiment.experiment_id) for experiment in _all_pages(client.search_experiments)]
+    return [str(experiment.experiment_id) for experiment in all_pages(client.search_experiments)]
 
 
 def search_model(client: Any, reference: str, prefer: str = "", only: str = "") -> Any | None:
@@ -231,7 +198,7 @@ def find_runs(digests: Collection[str]) -> dict[str, str]:
         with ThreadPoolExecutor(NUM_QUESTIONS_AT_ONCE) as pool:
             return [(digest, run) for digest, run in zip(digests, pool.map(maker, digests), strict=True) if run]
 
-    return dict(_all_of("looking up the runs that made the artifacts", work)) if digests else {}
+    return dict(all_of("looking up the runs that made the artifacts", work)) if digests else {}
 
 
 def find_outputs(run_id: str, tag: str = "reasrm.run_id") -> list[StageOutput]:
@@ -244,7 +211,7 @@ def find_outputs(run_id: str, tag: str = "reasrm.run_id") -> list[StageOutput]:
         known, query = all_experiments(client), f"tags.`{tag}` = {quoted(run_id)}"
         tagged = [
             (run.info.run_id, run.data.tags)
-            for run in (_all_pages(lambda **page: client.search_runs(known, query, **page)) if known else ())
+            for run in (all_pages(lambda **page: client.search_runs(known, query, **page)) if known else ())
         ]
         return [
             StageOutput(
@@ -258,7 +225,7 @@ def find_outputs(run_id: str, tag: str = "reasrm.run_id") -> list[StageOutput]:
             if "reasrm.output_uri" in tags and "reasrm.part" not in tags
         ]
 
-    return _all_of(f"looking up run {run_id}", work)
+    return all_of(f"looking up run {run_id}", work)
 
 
 def run_tags(mlflow_run_id: str) -> dict[str, str] | None:
@@ -281,45 +248,21 @@ class RunInfo:
     uris: tuple[str, ...]
 
 
-def list_versions(digests: Collection[str] | None = None) -> list[VersionInfo]:
-    """Return all versions of all registered models, or those of some manifests' models; by name, oldest first.
-
-    Raises Transient or InvalidInput.
-    """
-    query = None if digests is None else "tags.`reasrm.manifest_digest` LIKE '%'"
-
-    def work(client: Any) -> list[VersionInfo]:
-        found = [
-            one
-            for one in _all_pages(lambda **page: client.search_model_versions(query, **page))
-            if digests is None or one.tags.get("reasrm.manifest_digest") in digests
-        ]
-        named = {one.name: one.aliases for one in _all_pages(client.search_registered_models)} if found else {}
-        aliases: dict[tuple[str, str], list[str]] = {}
-        for name, pointers in named.items():
-            for alias, version in sorted(pointers.items()):
-                aliases.setdefault((name, str(version)), []).append(alias)
-        listed = [replace(_version(one), aliases=tuple(aliases.get((one.name, str(one.version)), ()))) for one in found]
-        return sorted(listed, key=lambda one: (one.name, int(one.version)))
-
-    return _all_of("listing the registered versions", work)
-
-
 def list_runs() -> list[RunInfo]:
     """Return the pipeline runs of all experiments, the newest first. Raises Transient or InvalidInput."""
 
     def work(client: Any) -> list[RunInfo]:
         known = all_experiments(client)
         found: dict[str, list[Any]] = {}
-        for run in _all_pages(lambda **page: client.search_runs(known, **page)) if known else ():
+        for run in all_pages(lambda **page: client.search_runs(known, **page)) if known else ():
             if "reasrm.run_id" in run.data.tags:
                 found.setdefault(run.data.tags["reasrm.run_id"], []).append(run)
         return sorted((_run(name, runs) for name, runs in found.items()), key=lambda run: (-run.started, run.run_id))
 
-    return _all_of("listing the runs", work)
+    return all_of("listing the runs", work)
 
 
-def _all_of(what: str, work: Callable[[Any], list[T]]) -> list[T]:
+def all_of(what: str, work: Callable[[Any], list[T]]) -> list[T]:
     """Return a whole list; a server that answers "not found" has not said that there is nothing."""
     found = call(what, work)
     if found is None:
@@ -351,7 +294,7 @@ def uri_of(source: str) -> str:
         return ""
 
 
-def _all_pages(search: Callable[..., Any]) -> list[Any]:
+def all_pages(search: Callable[..., Any]) -> list[Any]:
     found: list[Any] = []
     token = None
     while True:
@@ -360,156 +303,3 @@ def _all_pages(search: Callable[..., Any]) -> list[Any]:
         token = page.token
         if not token:
             return found
-
-
-def _version(version: Any) -> VersionInfo:
-    return VersionInfo(
-        name=version.name,
-        version=str(version.version),
-        source_uri=version.source,
-        run_id=version.run_id or "",
-        model_id=version.model_id or version.tags.get("reasrm.model_id", ""),
-        description=version.description or "",
-        tags=dict(version.tags),
-        aliases=tuple(version.aliases),
-    )
-
-
-def register_version(
-    name: str, source_uri: str, run_id: str | None, model_id: str | None, tags: Mapping[str, str], description: str
-) -> VersionInfo:
-    """Register a model version once: one of the same work (tag `reasrm.run_key`) or of the same model (tag
-    `reasrm.manifest_digest`) is returned instead of doubled, as it is.
-
-    `model_id` may be MLflow's, or a manifest's digest or uri. Raises Transient or InvalidInput.
-    """
-    if not tags.get("reasrm.run_key"):
-        raise InvalidInput("a model version needs the tag reasrm.run_key, by which a second registration is recognised")
-
-    def work(client: Any) -> VersionInfo:
-        found = _registered(client, name, tags)
-        if found is not None:
-            return found
-        try:
-            client.create_registered_model(name, description=ABOUT_VERSIONS.format(name=name))
-        except Exception as error:
-            if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
-                raise
-        model = model_id
-        if model_id and not model_id.startswith("m-"):
-            logged = search_model(client, model_id, prefer=run_id or "")
-            model = logged.model_id if logged else None
-        all_tags = _cut_tags(tags)
-        if model:
-            all_tags["reasrm.model_id"] = model
-        made = client.create_model_version(
-            name,
-            source_uri,
-            run_id or None,
-            all_tags,
-            None,
-            cut(description, MAX_DESCRIPTION_CHARS),
-            await_creation_for=0,
-            model_id=model,
-        )
-        # Of two that register the same model at once, both find the older version now, and one takes its own back.
-        oldest = _registered(client, name, tags)
-        if oldest is None or oldest.version == str(made.version):
-            return _version(made)
-        client.delete_model_version(name, made.version)
-        return oldest
-
-    version = call(f"registering {name}", work)
-    if version is None:
-        raise InvalidInput(f"registering {name}: MLflow does not know run {run_id} or model {model_id}")
-    return version
-
-
-def _registered(client: Any, name: str, tags: Mapping[str, str]) -> VersionInfo | None:
-    """Return the oldest version of this work or of this model."""
-    found = []
-    for key in ("reasrm.run_key", "reasrm.manifest_digest"):
-        if tags.get(key):
-            found += client.search_model_versions(f"name = {quoted(name)} AND tags.`{key}` = {quoted(tags[key])}")
-    if not found:
-        return None
-    return _version(client.get_model_version(name, min(found, key=lambda version: int(version.version)).version))
-
-
-def _cut_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {clean_key(key): cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
-
-
-def tag_version(name: str, version: str, tags: Mapping[str, str | None]) -> None:
-    """Set tags of a version; None takes one away. Raises Transient or InvalidInput."""
-
-    def work(client: Any) -> bool:
-        known = client.get_model_version(name, version).tags
-        for key, value in _cut_tags({key: value for key, value in tags.items() if value is not None}).items():
-            if known.get(key) != value:
-                client.set_model_version_tag(name, version, key, value)
-        for key in known.keys() & {key for key, value in tags.items() if value is None}:
-            client.delete_model_version_tag(name, version, key)
-        return True
-
-    if call(f"tagging {name}/{version}", work) is None:
-        raise InvalidInput(f"tagging {name}/{version}: there is no such version")
-
-
-def describe_version(name: str, version: str, description: str) -> None:
-    """Replace a version's description. Raises Transient or InvalidInput."""
-    text = cut(description, MAX_DESCRIPTION_CHARS)
-    call(f"describing {name}/{version}", lambda client: client.update_model_version(name, version, text))
-
-
-def model_tags(name: str) -> dict[str, str] | None:
-    """Return the tags of a registered model, or None if there is no such model. Raises Transient or InvalidInput."""
-    return call(f"reading {name}", lambda client: dict(client.get_registered_model(name).tags))
-
-
-def tag_model(name: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a registered model. Raises Transient or InvalidInput."""
-
-    def work(client: Any) -> bool:
-        for key, value in _cut_tags(tags).items():
-            client.set_registered_model_tag(name, key, value)
-        return True
-
-    if call(f"tagging {name}", work) is None:
-        raise InvalidInput(f"tagging {name}: MLflow's registry has no such model")
-
-
-def delete_alias(name: str, alias: str) -> None:
-    """Take an alias away; one that is not there is no error. Raises Transient or InvalidInput."""
-    call(f"taking alias {alias} from {name}", lambda client: client.delete_registered_model_alias(name, alias))
-
-
-def set_alias(name: str, alias: str, version: str) -> None:
-    """Move an alias such as champion to a version. Raises Transient or InvalidInput."""
-
-    def work(client: Any) -> bool:
-        client.set_registered_model_alias(name, alias, version)
-        return True
-
-    if call(f"moving alias {alias} of {name} to version {version}", work) is None:
-        raise InvalidInput(f"moving alias {alias}: {name} has no version {version}")
-
-
-def get_alias(name: str, alias: str) -> VersionInfo | None:
-    """Return the version that an alias points to, or None. Raises Transient or InvalidInput."""
-    version = call(f"reading {name}@{alias}", lambda client: client.get_model_version_by_alias(name, alias))
-    return None if version is None else _version(version)
-
-
-def get_version(name: str, version: str) -> VersionInfo | None:
-    """Return a version by its number (empty: the newest), or None. Raises Transient or InvalidInput."""
-
-    def work(client: Any) -> VersionInfo | None:
-        number = version
-        if not number:
-            newest = ["version_number DESC"]
-            found = client.search_model_versions(f"name = {quoted(name)}", max_results=1, order_by=newest)
-            number = str(found[0].version) if found else ""
-        return _version(client.get_model_version(name, number)) if number else None
-
-    return call(f"reading {name}/{version}", work)

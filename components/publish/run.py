@@ -5,10 +5,10 @@ import logging
 from dataclasses import replace
 from typing import Any
 
-from components.adapters import promotions, tracking
+from components.adapters import model_versions, promotions, tracking
+from components.adapters.model_versions import VersionInfo
 from components.adapters.promotions import Outcome
 from components.adapters.stage import Inputs, Output
-from components.adapters.tracking import VersionInfo
 from components.publish.card import render_card, render_decision
 from components.publish.config import Config
 from components.publish.facts import check_lineage, check_weights
@@ -78,16 +78,16 @@ def _register(config: Config, evidence: Evidence, decision: Decision, output: Ou
         tags["reasrm.gate_reasons"] = "; ".join(decision.reasons)
     name, description = config.model_name, render_decision(decision)
     run_id = tracking.find_run(model.digest)
-    version = tracking.register_version(name, f"{model.uri}/model", run_id, model.uri, tags, description)
+    version = model_versions.register_version(name, f"{model.uri}/model", run_id, model.uri, tags, description)
     # Of an earlier run, or of an attempt at this one that may have died between any two tags.
-    tracking.tag_version(name, version.version, {"reasrm.gate_reasons": None, **tags})
-    tracking.describe_version(name, version.version, description)
+    model_versions.tag_version(name, version.version, {"reasrm.gate_reasons": None, **tags})
+    model_versions.describe_version(name, version.version, description)
     return version
 
 
 def _started_from(config: Config, evidence: Evidence) -> str:
     """Return the registered version that SFT started from, of this model's own if it has several names."""
-    found = tracking.list_versions([evidence.start.digest]) if evidence.start else []
+    found = model_versions.list_versions([evidence.start.digest]) if evidence.start else []
     own = [version for version in found if version.name == config.model_name]
     return next((f"{version.name}/{version.version}" for version in (*own, *found)), "")
 
@@ -122,11 +122,11 @@ def _promote(config: Config, evidence: Evidence, decision: Decision, version: Ve
 def _challenge(model: str) -> None:
     """Let the alias challenger point to the newest version, whoever registers another one meanwhile."""
     for _ in range(promotions.TRIES):
-        newest = tracking.get_version(model, "")
-        challenger = tracking.get_alias(model, promotions.CHALLENGER)
+        newest = model_versions.get_version(model, "")
+        challenger = model_versions.get_alias(model, promotions.CHALLENGER)
         if newest is None or (challenger is not None and challenger.version == newest.version):
             return
-        tracking.set_alias(model, promotions.CHALLENGER, newest.version)
+        model_versions.set_alias(model, promotions.CHALLENGER, newest.version)
 
 
 def _record(release: Release) -> dict[str, Any]:

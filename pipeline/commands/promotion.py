@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from components.core.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from components.adapters.model_versions import VersionInfo
     from components.adapters.promotions import Kind, Promotion, Promotions
-    from components.adapters.tracking import VersionInfo
 
 _VERSION = re.compile(r"(?:models:/)?(?P<name>[^/@]+)/(?P<version>\d+)")
 
@@ -47,8 +47,8 @@ def parse_version(reference: str) -> tuple[str, str]:
 
 def find_version(log: "Promotions", number: str) -> "VersionInfo":
     """Return a version whose model is there. Raises InvalidInput if it is not, or there is no such version."""
+    from components.adapters.model_versions import get_version
     from components.adapters.registry import open_artifact
-    from components.adapters.tracking import get_version
 
     version = get_version(log.model, number) if number.isdigit() else None
     if version is None:

@@ -82,8 +82,9 @@ def apply(keep_runs: int, keep_days: float, root: str, directory: Path | None, y
 def _look(keep_runs: int, keep_days: float, root: str) -> "Callable[[], Plan]":
     from datetime import UTC, datetime
 
+    from components.adapters.model_versions import list_versions
     from components.adapters.storage import Storage
-    from components.adapters.tracking import list_runs, list_versions
+    from components.adapters.tracking import list_runs
     from pipeline.retention import Policy, make_plan
 
     storage, policy = Storage.from_env(), Policy(keep_runs, keep_days)

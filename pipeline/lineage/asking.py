@@ -5,14 +5,14 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
-from components.adapters import tracking
+from components.adapters import model_versions, tracking
 from components.core.errors import ReasrmError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 FindRuns = Callable[[Collection[str]], Mapping[str, str]]
 """From digests of manifests to the ids of the MLflow runs that made them."""
-FindVersions = Callable[[Collection[str]], Sequence[tracking.VersionInfo]]
+FindVersions = Callable[[Collection[str]], Sequence[model_versions.VersionInfo]]
 """From digests of models' manifests to their registered versions."""
 
 
@@ -23,7 +23,7 @@ def run_finder() -> FindRuns:
 
 def version_finder() -> FindVersions:
     """Return a function from digests of models to versions, as `run_finder` does."""
-    return _best_effort(tracking.list_versions, ())
+    return _best_effort(model_versions.list_versions, ())
 
 
 def _best_effort(ask: Callable[[Collection[str]], T], otherwise: T) -> Callable[[Collection[str]], T]:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from components.adapters import tracking
+from components.adapters import model_versions
 from components.core.errors import Damaged, InvalidInput
 from components.core.manifest import Manifest, Parent, earlier_of
 from pipeline.lineage.asking import FindRuns, FindVersions, run_finder, version_finder
@@ -185,7 +185,7 @@ def _order(stage: str) -> int:
     return STAGES.index(stage) if stage in STAGES else len(STAGES)
 
 
-def _version(version: tracking.VersionInfo, histories: Histories) -> LineageNode:
+def _version(version: model_versions.VersionInfo, histories: Histories) -> LineageNode:
     return LineageNode(
         name=f"{version.name}/{version.version}",
         stage=REGISTRY,

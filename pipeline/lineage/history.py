@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from components.adapters import promotions, tracking
+from components.adapters import model_versions, promotions
+from components.adapters.model_versions import VersionInfo
 from components.adapters.promotions import Promotion
-from components.adapters.tracking import VersionInfo
 from components.core.errors import ReasrmError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Histories:
 
     def _read(self, name: str) -> Iterator[tuple[Promotion, datetime | None]]:
         """Yield the records of all aliases of a model, with when S3 took them in."""
-        if not (tracking.model_tags(name) or {}).get(promotions.PLACE):
+        if not (model_versions.model_tags(name) or {}).get(promotions.PLACE):
             return
         log = promotions.find_log(self.storage, name, CHAMPION)
         for folder in self.storage.folders(log.uri.rpartition("/")[0]):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from components.adapters import tracking
+from components.adapters import model_versions, tracking
 from components.adapters.registry import find_version
 from components.core.errors import Damaged, InvalidInput
 from components.core.manifest import BASE, MANIFEST_NAME, SINCE, WARM_START, Manifest, Parent, earlier_of
@@ -248,7 +248,7 @@ def _from_version(walk: "_Walk", reference: str) -> LineageNode:
     )
 
 
-def facts_of(version: tracking.VersionInfo) -> dict[str, Any]:
+def facts_of(version: model_versions.VersionInfo) -> dict[str, Any]:
     """Return what is shown of a registered version."""
     known = {"aliases": ", ".join(version.aliases), "gate": version.tags.get("reasrm.gate", "")}
     return {name: value for name, value in known.items() if value}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from components.adapters import tracking
+from components.adapters import model_versions
 from components.core.manifest import Manifest, describe
 from components.core.records import write_jsonl
 from components.core.schema import Judgment, PreferencePair
@@ -252,8 +252,8 @@ def test_the_champion_judges_once_there_is_one(
     former = artifact(s3, tmp_path / "former", "model")
     for number, model in enumerate((former, inputs["grpo"])):
         tags = {"reasrm.run_key": f"{name}-{number}", "reasrm.manifest_uri": model.uri}
-        version = tracking.register_version(name, f"{model.uri}/model", None, None, tags, "")
-        tracking.set_alias(name, "champion", version.version)
+        version = model_versions.register_version(name, f"{model.uri}/model", None, None, tags, "")
+        model_versions.set_alias(name, "champion", version.version)
         done = runner.start("benchmark", config, inputs).finish()
         assert done.run_key != first.run_key
         sources: Any = done.statistics["sources"]

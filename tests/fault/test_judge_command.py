@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from components.adapters import tracking
+from components.adapters import model_versions
 from components.adapters.judging.finding import find_model
 from components.adapters.judging.pairs_file import held
 from components.core import prompts
@@ -227,13 +227,13 @@ def test_a_registered_version_of_a_random_model_judges_without_a_verdict(
     s3.storage.commit(manifest, tmp_path / "tiny")
     name = f"judge-{s3.prefix.rpartition('-')[2]}"
     tags = {"reasrm.manifest_uri": manifest.uri, "reasrm.run_key": "k"}
-    tracking.register_version(name, f"{manifest.uri}/model", None, None, tags, "")
-    tracking.set_alias(name, "champion", "1")
+    model_versions.register_version(name, f"{manifest.uri}/model", None, None, tags, "")
+    model_versions.set_alias(name, "champion", "1")
     for reference in (name, f"{name}/1", f"{name}@champion"):
         found = find_model(reference, s3.storage, tmp_path / "copies")
         assert (found.name, found.grammar, found.digest) == (f"{name}/1", "think", manifest.digest)
         assert (found.folder / "config.json").is_file()
-    tracking.tag_version(name, "1", {"reasrm.gate": "rejected", "reasrm.gate_reasons": "too often wrong"})
+    model_versions.tag_version(name, "1", {"reasrm.gate": "rejected", "reasrm.gate_reasons": "too often wrong"})
     find_model(name, s3.storage, tmp_path / "copies")
     assert "which the gate rejected: too often wrong" in caplog.text
     plain = find_model(str(tiny_model), s3.storage, tmp_path / "copies")

@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from components.adapters import tracking
+from components.adapters import model_versions, tracking
 from components.adapters.promotions import find_log
 from components.adapters.storage import Storage
 from components.core.errors import Transient
@@ -74,16 +74,16 @@ def promoted(s3, registry, monkeypatch):
 
 
 def publish(log, number):
-    version = tracking.get_version(log.model, number)
-    former = tracking.get_version(log.model, str(int(number) - 1)) if number != "1" else None
+    version = model_versions.get_version(log.model, number)
+    former = model_versions.get_version(log.model, str(int(number) - 1)) if number != "1" else None
     compared = former.tags["reasrm.manifest_digest"] if former else "none"
     return log.move(version, kind="publish", by="run", why="it passed", key=number, compared=compared)
 
 
 def state(log):
     """All that a reader of the registry sees, and whether anything is left to be done."""
-    found = {alias: tracking.get_alias(log.model, alias) for alias in ("champion", "previous")}
-    tags = [tracking.get_version(log.model, number).tags for number in "123"]
+    found = {alias: model_versions.get_alias(log.model, alias) for alias in ("champion", "previous")}
+    tags = [model_versions.get_version(log.model, number).tags for number in "123"]
     kept = ("reasrm.former_version", "reasrm.promoted_by", "reasrm.promoted_why", "reasrm.rolled_back")
     return (
         {alias: version.version for alias, version in found.items() if version},

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from components.adapters import tracking
+from components.adapters import model_versions, tracking
 from components.adapters.pipeline_run import finish_parent
 from components.adapters.spool import read_state
 from components.core.errors import InvalidInput, Transient
@@ -291,7 +291,7 @@ def test_publishing_without_mlflow_says_that_it_can_be_tried_again(gate, name, m
     start = time.monotonic()
     message = f"registering {name}: MLflow at http://127.0.0.1:{gate.port} does not answer; check the server"
     with pytest.raises(Transient, match=re.escape(message)):
-        tracking.register_version(name, "s3://bucket/m", None, None, {"reasrm.run_key": "k"}, "")
+        model_versions.register_version(name, "s3://bucket/m", None, None, {"reasrm.run_key": "k"}, "")
     assert not finish_parent("run-1", name, "FAILED", {})
     assert "does not answer" in caplog.text
     assert time.monotonic() - start < 2 * (LIMIT_SECONDS + 1)
@@ -300,7 +300,7 @@ def test_publishing_without_mlflow_says_that_it_can_be_tried_again(gate, name, m
 def test_publishing_without_an_address_is_the_users_to_mend(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(InvalidInput, match="MLFLOW_TRACKING_URI is not set; set it"):
-        tracking.set_alias("model", "champion", "1")
+        model_versions.set_alias("model", "champion", "1")
 
 
 def test_a_full_disk_does_not_stop_the_stage(gate, name, tmp_path, caplog):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.adapters import tracking
+from components.adapters import model_versions, tracking
 from components.adapters.delivery import deliver
 from components.adapters.promotions import find_log
 from components.adapters.stage import describe_work, load_config, name_work
@@ -120,7 +120,7 @@ class Maker:
             "reasrm.publish_uri": publish.uri,
             "reasrm.benchmark_uri": benchmark.uri,
         }
-        registered = tracking.register_version(MODEL, f"{grpo.uri}/model", None, None, tags, "")
+        registered = model_versions.register_version(MODEL, f"{grpo.uri}/model", None, None, tags, "")
         made = {one.stage: one for one in (pairs, traces, sft, grpo, benchmark, publish)}
         return f"{MODEL}/{registered.version}", made
 
@@ -194,8 +194,10 @@ def _weeks(kept):
     log = find_log(maker.storage, MODEL, "champion", f"{maker.root}/promotions")
     for version, by in ((old, "run 1"), (new, "ann")):
         number = version.rpartition("/")[2]
-        log.move(tracking.get_version(MODEL, number), kind="promote", by=by, why="it is good", key=by)
-    log.move(tracking.get_version(MODEL, old.rpartition("/")[2]), kind="rollback", by="bob", why="worse", key="bob")
+        log.move(model_versions.get_version(MODEL, number), kind="promote", by=by, why="it is good", key=by)
+    log.move(
+        model_versions.get_version(MODEL, old.rpartition("/")[2]), kind="rollback", by="bob", why="worse", key="bob"
+    )
     return Made(maker, old, before, new, after)
 
 
@@ -329,7 +331,7 @@ def test_a_version_says_who_promoted_it_why_and_in_whose_place(weeks, reasrm, tm
 def test_without_a_log_the_tags_say_who_promoted_it(one, maker):
     name, _ = one
     tags = {"reasrm.promoted_by": "run 7", "reasrm.promoted_why": "it passed", "reasrm.former_version": "x/1"}
-    version = replace(tracking.get_version(MODEL, name.rpartition("/")[2]), tags=tags)
+    version = replace(model_versions.get_version(MODEL, name.rpartition("/")[2]), tags=tags)
     assert [placing.words for placing in Histories(maker.storage).of(version)] == [
         "champion by run 7 (as its tags say): it passed, in place of x/1"
     ]
@@ -345,7 +347,7 @@ def test_a_damaged_log_of_promotions_does_not_hide_the_lineage(weeks, caplog):
         tree = chain(weeks.old, storage)
     finally:
         storage.delete([uri])
-    assert tree.history[0].by == tracking.get_version(MODEL, number).tags["reasrm.promoted_by"]
+    assert tree.history[0].by == model_versions.get_version(MODEL, number).tags["reasrm.promoted_by"]
     assert "no record of a promotion" in caplog.text
 
 
@@ -499,14 +501,14 @@ def test_the_run_that_made_an_artifact_is_told_and_not_one_that_used_it_again(tw
 
 def test_listed_versions_have_their_aliases(two):
     for alias in ("mine", "yours"):
-        tracking.set_alias(MODEL, alias, two.new.rpartition("/")[2])
-    listed = {f"{one.name}/{one.version}": one for one in tracking.list_versions()}
+        model_versions.set_alias(MODEL, alias, two.new.rpartition("/")[2])
+    listed = {f"{one.name}/{one.version}": one for one in model_versions.list_versions()}
     assert listed[two.new].aliases == ("mine", "yours")
-    by_digest = tracking.list_versions({two.after["grpo"].digest})
+    by_digest = model_versions.list_versions({two.after["grpo"].digest})
     assert by_digest == [listed[two.new]] and listed[two.old].aliases == ()
-    assert listed[two.new] == tracking.get_version(MODEL, two.new.rpartition("/")[2])
+    assert listed[two.new] == model_versions.get_version(MODEL, two.new.rpartition("/")[2])
     for alias in ("mine", "yours"):
-        tracking.delete_alias(MODEL, alias)
+        model_versions.delete_alias(MODEL, alias)
 
 
 def test_json_has_openlineage_events_in_the_order_of_the_work(two, reasrm):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from components.adapters.model_versions import get_version
 from components.adapters.stage import run_stage
-from components.adapters.tracking import get_version
 from pipeline.config import load_recipe
 from pipeline.local import run_local, serving
 from pipeline.screen import summary

@@ -9,7 +9,7 @@ from threading import Barrier
 
 import pytest
 
-from components.adapters import tracking
+from components.adapters import model_versions, tracking
 from components.adapters.promotions import NONE, Holder, Promotion, find_log, former, taken_away
 from components.adapters.registry import MODEL_TAG, find_artifact, grammar_of
 from components.core.errors import Damaged, InvalidInput
@@ -39,16 +39,16 @@ def log(s3):
 
 
 def move(log, number, compared=None, kind="publish", key=None):
-    version = tracking.get_version(log.model, number)
+    version = model_versions.get_version(log.model, number)
     return log.move(version, kind=kind, by="me", why="because", key=key or uuid.uuid4().hex, compared=compared)
 
 
 def digest(log, number):
-    return tracking.get_version(log.model, number).tags["reasrm.manifest_digest"]
+    return model_versions.get_version(log.model, number).tags["reasrm.manifest_digest"]
 
 
 def aliases(log):
-    found = {alias: tracking.get_alias(log.model, alias) for alias in ("champion", "previous")}
+    found = {alias: model_versions.get_alias(log.model, alias) for alias in ("champion", "previous")}
     return {alias: version.version for alias, version in found.items() if version}
 
 
@@ -76,7 +76,7 @@ from components.adapters.promotions import Promotions
 from components.adapters.storage import Storage
 place, model, number = sys.argv[1:]
 log = Promotions(Storage.from_env(), model, "champion", place)
-version = tracking.get_version(model, number)
+version = model_versions.get_version(model, number)
 print("ready", flush=True)
 sys.stdin.readline()
 print(log.move(version, kind="publish", by="me", why="it passed", key=number, compared="none").promoted)
@@ -116,19 +116,19 @@ def test_a_promotion_that_was_killed_before_the_alias_moved_is_finished_by_the_n
     assert aliases(log) == {"champion": "1"}
     assert not move(log, "3", compared=one.digest).promoted, "it was compared with the one before"
     assert aliases(log) == {"champion": "2", "previous": "1"}
-    assert tracking.get_version(log.model, "2").tags["reasrm.former_version"] == f"{log.model}/1"
+    assert model_versions.get_version(log.model, "2").tags["reasrm.former_version"] == f"{log.model}/1"
     again = move(log, "2", compared=one.digest, key="the killed run")
     assert (again.promoted, again.moved, again.replaces) == (True, False, f"{log.model}/1")
     assert len(log.read()) == 2
 
 
 def test_an_alias_that_was_moved_or_taken_away_by_hand_is_taken_note_of(log):
-    tracking.set_alias(log.model, "champion", "2")  # before there was a log
+    model_versions.set_alias(log.model, "champion", "2")  # before there was a log
     assert [record.champion.version for record in log.settle()] == ["2"]
     assert move(log, "3", compared=digest(log, "2")).promoted
-    tracking.set_alias(log.model, "champion", "1")
+    model_versions.set_alias(log.model, "champion", "1")
     assert not move(log, "2", compared=digest(log, "3")).promoted
-    tracking.delete_alias(log.model, "champion")
+    model_versions.delete_alias(log.model, "champion")
     assert move(log, "2", compared=NONE).promoted
     kinds = [(record.kind, record.champion.version) for record in log.read()]
     assert kinds == [("by hand", "2"), ("publish", "3"), ("by hand", "1"), ("by hand", ""), ("publish", "2")]
@@ -140,7 +140,7 @@ def test_an_alias_that_was_moved_by_hand_after_an_interrupted_promotion_stays_wh
     move(log, "1")
     one, two = (Holder(version=number, digest=digest(log, number)) for number in "12")
     write(log, 2, two, one)
-    tracking.set_alias(log.model, "champion", "3")
+    model_versions.set_alias(log.model, "champion", "3")
     assert [record.champion.version for record in log.settle()] == ["1", "2", "3"]
     assert aliases(log)["champion"] == "3"
 
@@ -148,10 +148,10 @@ def test_an_alias_that_was_moved_by_hand_after_an_interrupted_promotion_stays_wh
 def test_an_alias_that_was_moved_back_by_hand_is_a_rollback(log):
     for number in "12":
         move(log, number)
-    tracking.set_alias(log.model, "champion", "1")
+    model_versions.set_alias(log.model, "champion", "1")
     log.settle()
     assert aliases(log) == {"champion": "1"}, "a rollback must not lead to the version that was taken away"
-    assert tracking.get_version(log.model, "2").tags["reasrm.rolled_back"] == "by unknown: moved in MLflow itself"
+    assert model_versions.get_version(log.model, "2").tags["reasrm.rolled_back"] == "by unknown: moved in MLflow itself"
 
 
 def test_a_model_that_was_rolled_back_is_known_again_under_another_number(log):
@@ -187,7 +187,7 @@ def test_aliases_of_one_model_do_not_share_previous(log):
     for number in "31":
         move(staging, number)
     assert aliases(log) == {"champion": "2", "previous": "1"}
-    assert tracking.get_alias(log.model, "previous-staging").version == "3"
+    assert model_versions.get_alias(log.model, "previous-staging").version == "3"
 
 
 class Forgetful:
@@ -247,8 +247,8 @@ def test_rollback_goes_back_step_by_step_and_says_who_and_why(log, reasrm):
         move(log, number)
     code, words = reasrm("rollback", log.model, "--reason", "wrong on code", "--by", "ann")
     assert (code, words) == (0, f"{log.model}@champion is version 2 now, before it was {log.model}/3\n")
-    assert tracking.get_version(log.model, "3").tags["reasrm.rolled_back"] == "by ann: wrong on code"
-    assert tracking.get_version(log.model, "2").tags["reasrm.promoted_by"] == "ann"
+    assert model_versions.get_version(log.model, "3").tags["reasrm.rolled_back"] == "by ann: wrong on code"
+    assert model_versions.get_version(log.model, "2").tags["reasrm.promoted_by"] == "ann"
     assert aliases(log) == {"champion": "2", "previous": "1"}
     assert reasrm("rollback", log.model)[0] == 0
     assert aliases(log) == {"champion": "1"}
@@ -257,7 +257,7 @@ def test_rollback_goes_back_step_by_step_and_says_who_and_why(log, reasrm):
     assert "version 1 of" in words and "replaced no other one; say which with --to VERSION" in words
     code, words = reasrm("promote", f"{log.model}/3", "--reason", "it was the data")
     assert (code, aliases(log)) == (0, {"champion": "3", "previous": "1"})
-    assert "reasrm.rolled_back" not in tracking.get_version(log.model, "3").tags
+    assert "reasrm.rolled_back" not in model_versions.get_version(log.model, "3").tags
 
 
 def test_a_rejected_version_is_taken_only_by_force(log, reasrm):
@@ -287,20 +287,20 @@ def test_a_rollback_means_the_champion_that_was_there_when_it_was_asked_for(log)
     seen = log.settle()
     move(log, "3", compared=digest(log, "2"))
     with pytest.raises(InvalidInput, match=f"has changed meanwhile, to {log.model}/3; nothing was done"):
-        change(log, tracking.get_version(log.model, "1"), "rollback", "ann", "why", seen=seen)
+        change(log, model_versions.get_version(log.model, "1"), "rollback", "ann", "why", seen=seen)
     assert aliases(log) == {"champion": "3", "previous": "2"}
-    assert "reasrm.rolled_back" not in tracking.get_version(log.model, "3").tags
+    assert "reasrm.rolled_back" not in model_versions.get_version(log.model, "3").tags
 
 
 def test_a_version_whose_artifact_holds_another_model_now_is_refused(log, reasrm):
-    version = tracking.get_version(log.model, "2")
+    version = model_versions.get_version(log.model, "2")
     uri = version.tags["reasrm.manifest_uri"]
     other = log.storage.open(uri).model_copy(update={"statistics": {"final_loss": 1.0}})
     log.storage.write_bytes(f"{uri}/manifest.json", other.to_bytes())
     code, words = reasrm("promote", f"{log.model}/2", "--reason", "x")
     assert code == 2
     assert f"at {uri} there is another model now" in words
-    tracking.set_alias(log.model, "champion", "2")
+    model_versions.set_alias(log.model, "champion", "2")
     with pytest.raises(InvalidInput, match="is version 2, registered with digest"):
         find_artifact(f"{log.model}@champion", log.storage, MODEL_TAG)
 
@@ -334,7 +334,7 @@ def test_a_rollback_that_was_interrupted_is_finished_and_not_done_twice(log, rea
     assert words.endswith(f"finished the rollback that was interrupted: {log.model}@champion is version 2 now "
                           "(by me: because)\n")  # fmt: skip
     assert aliases(log) == {"champion": "2", "previous": "1"}
-    assert tracking.get_version(log.model, "3").tags["reasrm.rolled_back"] == "by me: because"
+    assert model_versions.get_version(log.model, "3").tags["reasrm.rolled_back"] == "by me: because"
 
 
 def test_a_model_of_sft_is_asked_in_the_form_that_its_examples_taught(s3):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from components.adapters import tracking
+from components.adapters import model_versions, tracking
 from components.adapters.promotions import find_log
 from components.adapters.stage import run_stage
 from components.core.errors import InvalidInput, Transient
@@ -121,7 +121,7 @@ def test_a_judge_that_passes_is_registered_with_its_lineage_and_becomes_champion
     inputs = ancestors(s3, tmp_path, accuracy=0.9)
     manifest = publish(s3, inputs, name).manifest
     assert [entry.path for entry in manifest.files] == OUTPUTS
-    champion = tracking.get_alias(name, "champion")
+    champion = model_versions.get_alias(name, "champion")
     assert champion.version == manifest.statistics["version"] == "1"
     assert champion.source_uri == f"{inputs['grpo'].uri}/model"
     assert champion.tags["reasrm.run_key"] == manifest.run_key
@@ -148,7 +148,7 @@ def test_the_version_belongs_to_the_run_and_the_model_that_made_it(s3, name, cli
     run.log_output(grpo)
     assert run.finish("FINISHED")
     publish(s3, inputs, name)
-    champion = tracking.get_alias(name, "champion")
+    champion = model_versions.get_alias(name, "champion")
     assert champion.run_id == run.mlflow_run_id
     assert champion.model_id == tracking.find_model(grpo.uri).model_id
 
@@ -171,8 +171,8 @@ def test_a_judge_that_fails_is_registered_and_the_champion_stays(s3, name, clien
     good = publish(s3, ancestors(s3, tmp_path, accuracy=0.9), name)
     bad = publish(s3, ancestors(s3, tmp_path, accuracy=0.55), name)
     assert (good.manifest.statistics["version"], bad.manifest.statistics["version"]) == ("1", "2")
-    assert tracking.get_alias(name, "champion").version == "1"
-    failed = tracking.get_version(name, "2")
+    assert model_versions.get_alias(name, "champion").version == "1"
+    failed = model_versions.get_version(name, "2")
     assert failed.aliases == ("challenger",)
     assert failed.tags["reasrm.gate"] == "rejected"
     assert "accuracy is 0.55, needs at least 0.6" in failed.tags["reasrm.gate_reasons"]
@@ -196,8 +196,8 @@ def test_a_judge_that_is_talked_round_or_weak_on_a_suite_is_not_promoted(
     s3, name, client, tmp_path, measured, settings, reason
 ):
     manifest = publish(s3, ancestors(s3, tmp_path, accuracy=0.9, **measured), name, **settings).manifest
-    assert tracking.get_alias(name, "champion") is None
-    assert reason in tracking.get_version(name, "1").tags["reasrm.gate_reasons"]
+    assert model_versions.get_alias(name, "champion") is None
+    assert reason in model_versions.get_version(name, "1").tags["reasrm.gate_reasons"]
     assert json.loads(s3.storage.read_bytes(f"{manifest.uri}/decision.json"))["passed"] is False
 
 
@@ -205,7 +205,7 @@ def test_a_judge_that_reaches_every_threshold_is_promoted(s3, name, client, tmp_
     inputs = ancestors(s3, tmp_path, accuracy=0.9)
     settings = {"min_strict_accuracy": 0.9, "suites": {"RM-Bench": 0.5}, "max_flip_rate": 0.1}
     manifest = publish(s3, inputs, name, **settings).manifest
-    assert tracking.get_alias(name, "champion").version == "1"
+    assert model_versions.get_alias(name, "champion").version == "1"
     report = s3.storage.read_bytes(f"{manifest.uri}/report.html").decode()
     assert f"{inputs['benchmark'].uri}/report.html" in report
     assert "RM-Bench score" in report
@@ -214,15 +214,15 @@ def test_a_judge_that_reaches_every_threshold_is_promoted(s3, name, client, tmp_
 
 def test_the_check_of_attacks_can_be_turned_off(s3, name, client, tmp_path):
     publish(s3, ancestors(s3, tmp_path, accuracy=0.9, flip_rate=None), name, max_flip_rate="off")
-    assert tracking.get_alias(name, "champion").version == "1"
+    assert model_versions.get_alias(name, "champion").version == "1"
 
 
 def test_a_better_judge_takes_over_and_the_former_one_is_named(s3, name, client, tmp_path):
     publish(s3, ancestors(s3, tmp_path, accuracy=0.8), name)
     publish(s3, ancestors(s3, tmp_path, accuracy=0.9), name)
-    assert tracking.get_alias(name, "champion").version == "2"
-    assert tracking.get_alias(name, "previous").version == "1"
-    assert tracking.get_version(name, "2").tags["reasrm.former_version"] == f"{name}/1"
+    assert model_versions.get_alias(name, "champion").version == "2"
+    assert model_versions.get_alias(name, "previous").version == "1"
+    assert model_versions.get_version(name, "2").tags["reasrm.former_version"] == f"{name}/1"
     experiment = client.get_experiment_by_name(name)
     runs = client.search_runs([experiment.experiment_id], "tags.`reasrm.stage` = 'publish'")
     assert f"{name}/1" in {run.data.tags.get("reasrm.former_version") for run in runs}
@@ -232,7 +232,7 @@ def test_without_promote_a_judge_is_only_registered(s3, name, client, tmp_path):
     manifest = publish(s3, ancestors(s3, tmp_path, accuracy=0.9), name, promote=False).manifest
     assert (manifest.statistics["passed"], manifest.statistics["promoted"]) == (True, False)
     assert [version.version for version in versions(client, name)] == ["1"]
-    assert tracking.get_alias(name, "champion") is None
+    assert model_versions.get_alias(name, "champion") is None
 
 
 def test_scores_of_another_model_register_nothing(s3, name, client, tmp_path):
@@ -293,7 +293,7 @@ def test_the_same_model_again_is_the_same_version(s3, name, client, tmp_path):
     (version,) = versions(client, name)
     assert version.tags["reasrm.gate"] == "rejected"
     assert version.tags["reasrm.publish_uri"] == stricter.uri
-    assert tracking.get_alias(name, "champion").version == "1"
+    assert model_versions.get_alias(name, "champion").version == "1"
 
 
 def test_a_run_that_was_compared_with_another_champion_stays_challenger(s3, name, client, tmp_path):
@@ -306,9 +306,12 @@ def test_a_run_that_was_compared_with_another_champion_stays_challenger(s3, name
     assert manifest.statistics["outcome"] == f"The alias champion was not moved: {reason}, {decide}."
     for path in OUTPUTS[1:]:
         assert reason in s3.storage.read_bytes(f"{manifest.uri}/{path}").decode(), path
-    assert (tracking.get_alias(name, "champion").version, tracking.get_alias(name, "challenger").version) == ("1", "2")
+    assert (
+        model_versions.get_alias(name, "champion").version,
+        model_versions.get_alias(name, "challenger").version,
+    ) == ("1", "2")
     # The next run compares with the champion that there is.
-    champion = compared(name, tracking.get_alias(name, "champion").tags["reasrm.manifest_digest"])
+    champion = compared(name, model_versions.get_alias(name, "champion").tags["reasrm.manifest_digest"])
     again = publish(s3, judged_again(s3, late, champion), name).manifest
     assert (again.statistics["version"], again.statistics["promoted"]) == ("2", True)
     assert again.statistics["replaces"] == f"{name}/1"
@@ -319,12 +322,12 @@ def test_a_version_that_was_rolled_back_is_not_promoted_again_by_a_run(s3, name,
     publish(s3, old, name)
     publish(s3, new, name)
     log = find_log(s3.storage, name, "champion")
-    log.move(tracking.get_version(name, "1"), kind="rollback", by="ann", why="wrong on code", key="by hand")
+    log.move(model_versions.get_version(name, "1"), kind="rollback", by="ann", why="wrong on code", key="by hand")
     champion = compared(name, old["grpo"].digest)
     manifest = publish(s3, judged_again(s3, new, champion), name).manifest
     assert (manifest.statistics["version"], manifest.statistics["promoted"]) == ("2", False)
     assert "it was rolled back by ann: wrong on code" in manifest.statistics["outcome"]
-    assert tracking.get_alias(name, "champion").version == "1"
+    assert model_versions.get_alias(name, "champion").version == "1"
 
 
 def test_a_rollback_that_died_before_its_tags_counts_for_the_next_run(s3, name, client, tmp_path):
@@ -332,13 +335,13 @@ def test_a_rollback_that_died_before_its_tags_counts_for_the_next_run(s3, name, 
     publish(s3, old, name)
     publish(s3, new, name)
     log = find_log(s3.storage, name, "champion")
-    one, two = (log.holder(tracking.get_version(name, number)) for number in "12")
+    one, two = (log.holder(model_versions.get_version(name, number)) for number in "12")
     record = log._next(log.settle(), one, "rollback", "ann", "wrong on code", "by hand")
     assert record.replaces == two
     assert log._write(record)  # and nothing else
     manifest = publish(s3, judged_again(s3, new, compared(name, old["grpo"].digest)), name).manifest
     assert "it was rolled back by ann: wrong on code" in manifest.statistics["outcome"]
-    assert tracking.get_alias(name, "champion").version == "1"
+    assert model_versions.get_alias(name, "champion").version == "1"
 
 
 def test_tags_that_an_attempt_left_half_done_are_finished_by_the_next(s3, name, client, tmp_path):
@@ -351,7 +354,7 @@ def test_tags_that_an_attempt_left_half_done_are_finished_by_the_next(s3, name, 
     s3.storage.delete([f"{first.uri}/manifest.json"])
     again = publish(s3, inputs, name).manifest
     assert again.to_bytes() == first.to_bytes()
-    tags = tracking.get_version(name, "1").tags
+    tags = model_versions.get_version(name, "1").tags
     assert (tags["reasrm.gate"], tags["reasrm.publish_uri"]) == ("passed", again.uri)
     assert "reasrm.gate_reasons" not in tags
 
@@ -360,16 +363,16 @@ def test_the_challenger_is_the_newest_version_whoever_came_last(s3, name, client
     publish(s3, ancestors(s3, tmp_path, accuracy=0.8), name)
     inputs = ancestors(s3, tmp_path, accuracy=0.9)
     publish(s3, inputs, name)
-    tracking.set_alias(name, "challenger", "1")  # by a run that was registered before, and was slower
+    model_versions.set_alias(name, "challenger", "1")  # by a run that was registered before, and was slower
     publish(s3, inputs, name, min_accuracy=0.7)
-    assert tracking.get_alias(name, "challenger").version == "2"
+    assert model_versions.get_alias(name, "challenger").version == "2"
 
 
 def test_broken_weights_and_a_broken_lineage_are_registered_as_rejected(s3, name, client, tmp_path):
     inputs = ancestors(s3, tmp_path, accuracy=0.9, weights=(1.0, float("nan")))
     s3.storage.delete([f"{inputs['distillation'].parents['traces'].uri}/manifest.json"])
     manifest = publish(s3, inputs, name).manifest
-    version = tracking.get_version(name, "1")
+    version = model_versions.get_version(name, "1")
     assert (version.tags["reasrm.gate"], version.aliases) == ("rejected", ("challenger",))
     assert "weights finite: tensor grpo has numbers that are not finite" in version.tags["reasrm.gate_reasons"]
     assert "lineage complete: there is no manifest at" in version.tags["reasrm.gate_reasons"]
@@ -393,4 +396,4 @@ def test_the_version_names_the_run_that_made_its_model_and_not_one_that_used_it_
     first = client.create_run(experiment, start_time=1_000, tags=made)
     client.create_run(experiment, start_time=2_000, tags=made | {"reasrm.reused": "true"})
     publish(s3, inputs, name)
-    assert tracking.get_version(name, "1").run_id == first.info.run_id
+    assert model_versions.get_version(name, "1").run_id == first.info.run_id

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from components.adapters.model_versions import list_versions, register_version
 from components.adapters.pipeline_run import finish_parent
 from components.adapters.stage import run_stage
-from components.adapters.tracking import list_runs, list_versions, register_version, replay
+from components.adapters.tracking import list_runs, replay
 from components.core.errors import InvalidInput, Transient
 from pipeline.cli import cli
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from components.adapters.model_versions import register_version, set_alias
 from components.adapters.models import starting_model
 from components.adapters.stage import StageResult, run_stage
-from components.adapters.tracking import register_version, set_alias
 from components.core.errors import InvalidInput
 from components.core.manifest import Manifest, describe
 from components.core.records import read_models, write_jsonl

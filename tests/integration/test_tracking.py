@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.adapters import tracking
+from components.adapters import model_versions, tracking
 from components.adapters.pipeline_run import finish_parent, log_parent
 from components.core.errors import InvalidInput
 from components.core.manifest import FileEntry, Manifest, Parent
@@ -213,29 +213,29 @@ def test_a_version_is_registered_once_and_found_by_alias(experiment, client, tmp
     tags = {"reasrm.run_key": "k" * 64, "reasrm.manifest_uri": model.uri, "reasrm.manifest_digest": model.digest}
     name = f"registry-{experiment}"
     versions = [
-        tracking.register_version(name, f"{model.uri}/model", run.mlflow_run_id, model.digest, tags, "a judge")
+        model_versions.register_version(name, f"{model.uri}/model", run.mlflow_run_id, model.digest, tags, "a judge")
         for _ in range(2)
     ]
     assert versions[0] == versions[1]
     assert (versions[0].version, versions[0].description) == ("1", "a judge")
     assert versions[0].model_id == tracking.find_model(model.digest).model_id
-    again = tracking.register_version(name, f"{model.uri}/model", None, None, tags | {"reasrm.run_key": "l"}, "")
+    again = model_versions.register_version(name, f"{model.uri}/model", None, None, tags | {"reasrm.run_key": "l"}, "")
     assert again == versions[0], "another run that ends with the same model"
     other = {"reasrm.run_key": "l", "reasrm.manifest_digest": "0" * 64}
-    assert tracking.register_version(name, f"{model.uri}/model", None, None, other, "").version == "2"
-    assert tracking.get_alias(name, "champion") is None
+    assert model_versions.register_version(name, f"{model.uri}/model", None, None, other, "").version == "2"
+    assert model_versions.get_alias(name, "champion") is None
     for version in ("1", "2"):
-        tracking.set_alias(name, "champion", version)
-        assert tracking.get_alias(name, "champion").version == version
-    assert tracking.get_version(name, "1") == versions[0]
-    assert tracking.get_version(name, "").version == "2"
-    assert tracking.get_version(name, "9") is None
-    assert tracking.get_version("unheard of", "") is None
-    assert tracking.get_alias("unheard of", "champion") is None
+        model_versions.set_alias(name, "champion", version)
+        assert model_versions.get_alias(name, "champion").version == version
+    assert model_versions.get_version(name, "1") == versions[0]
+    assert model_versions.get_version(name, "").version == "2"
+    assert model_versions.get_version(name, "9") is None
+    assert model_versions.get_version("unheard of", "") is None
+    assert model_versions.get_alias("unheard of", "champion") is None
     with pytest.raises(InvalidInput, match="no version 9"):
-        tracking.set_alias(name, "champion", "9")
+        model_versions.set_alias(name, "champion", "9")
     with pytest.raises(InvalidInput, match=r"needs the tag reasrm\.run_key"):
-        tracking.register_version(name, model.uri, None, None, {}, "")
+        model_versions.register_version(name, model.uri, None, None, {}, "")
 
 
 def test_lineage_starts_from_a_version_an_alias_or_a_run(experiment, tmp_path):
@@ -254,8 +254,8 @@ def test_lineage_starts_from_a_version_an_alias_or_a_run(experiment, tmp_path):
     name = f"lineage-{experiment}"
     tags = {"reasrm.run_key": "k", "reasrm.manifest_uri": model.uri, "reasrm.manifest_digest": model.digest}
     tags["reasrm.benchmark_uri"] = scores.uri
-    tracking.register_version(name, f"{model.uri}/model", run.mlflow_run_id, None, tags, "")
-    tracking.set_alias(name, "champion", "1")
+    model_versions.register_version(name, f"{model.uri}/model", run.mlflow_run_id, None, tags, "")
+    model_versions.set_alias(name, "champion", "1")
     trees = [chain(reference, Store()) for reference in (name, f"{name}/1", f"{name}@champion", f"models:/{name}/1")]
     assert [tree.parents for tree in trees[1:3]] == [trees[0].parents, trees[0].parents]
     assert trees[2].statistics == {"aliases": "champion"}

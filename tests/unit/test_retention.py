@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.adapters.model_versions import VersionInfo
 from components.adapters.storage import ObjectInfo
-from components.adapters.tracking import RunInfo, VersionInfo
+from components.adapters.tracking import RunInfo
 from components.core.errors import InvalidInput
 from components.core.manifest import MANIFEST_NAME, FileEntry, Manifest, Parent
 from pipeline.retention import Policy, apply_plan, make_plan
