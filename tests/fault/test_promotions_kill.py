@@ -26,7 +26,7 @@ class Faults:
         self.count = self.due = 0
         monkeypatch.setattr(Storage, "write_bytes", self.around(Storage.write_bytes, lambda *given: True))
         changes = lambda what, work: what.startswith(CHANGES)  # noqa: E731
-        monkeypatch.setattr(tracking, "_call", self.around(tracking._call, changes))
+        monkeypatch.setattr(model_versions, "call", self.around(model_versions.call, changes))
 
     def around(self, call, is_change):
         def called(*arguments, **named):
