@@ -12,7 +12,7 @@ from typing import Any
 from components.adapters.origin import OF_RUN, RECIPE, source_tags
 from components.adapters.spool import MAX_PARAMS_OR_TAGS, MAX_TAG_CHARS, clean_key, cut, finite, flatten
 from components.adapters.stage_run import SOURCE, Status
-from components.adapters.tracking import all_experiments, call, load, quoted, uri_of
+from components.adapters.tracking import all_experiments, call, load, quoted, search_model, uri_of
 from components.core.errors import ReasrmError
 
 logger = logging.getLogger(__name__)
@@ -145,11 +145,18 @@ def tag_parent(run_id: str, experiment: str, tags: Mapping[str, str]) -> bool:
 
 
 def log_parent(
-    run_id: str, experiment: str, params: Mapping[str, Any], metrics: Mapping[str, float], *, data_of: str = ""
+    run_id: str,
+    experiment: str,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    *,
+    data_of: str = "",
+    model: str = "",
 ) -> bool:
-    """Record settings and main numbers on the run of the whole pipeline, and the data that its stage `data_of` read.
+    """Record settings and main numbers on the run of the whole pipeline, and what it started from and ended with.
 
-    Best effort, True if it is done. Settings once recorded stay.
+    These are the data that its stage `data_of` read, and the model of this manifest (digest). Best effort, True if it
+    is done. Settings once recorded stay.
     """
 
     def work(client: Any, parent: Any) -> None:
@@ -165,6 +172,9 @@ def log_parent(
         for stage in client.search_runs([parent.info.experiment_id], query) if data_of else ():
             if stage.inputs.dataset_inputs:
                 client.log_inputs(parent.info.run_id, datasets=stage.inputs.dataset_inputs)
+        found = search_model(client, model, prefer=str(parent.info.experiment_id)) if model else None
+        if found and found.model_id not in {one.model_id for one in parent.outputs.model_outputs}:
+            client.log_outputs(parent.info.run_id, [entities.LoggedModelOutput(found.model_id, step=0)])
 
     return _on_parent(f"recording the settings of run {run_id}", run_id, experiment, work)
 

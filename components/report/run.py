@@ -40,7 +40,7 @@ def close(run_id: str, experiment: str, state: str, error: str | None, settings:
         if cached:
             logger.info("KFP took these from its cache: %s", ", ".join(cached))
         summary = _summary(run_id)
-        pipeline_run.log_parent(run_id, experiment, settings, summary.metrics, data_of="prepare")
+        pipeline_run.log_parent(run_id, experiment, settings, summary.metrics, data_of="prepare", model=summary.model)
         tags |= {DESCRIPTION: summary.description, **summary.tags}
         recorded = pipeline_run.finish_parent(run_id, experiment, status, tags)
         logger.info("run %s: %s, %s in MLflow", run_id, status, "recorded" if recorded else "not recorded")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from components.adapters.tracking import StageOutput, find_outputs
+from components.core.manifest import Manifest
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
@@ -20,11 +21,13 @@ NO_STAGE = (
 
 @dataclass(frozen=True)
 class Summary:
-    """The description (Markdown), metrics and tags of a pipeline run."""
+    """The description (Markdown), metrics, tags and model of a pipeline run."""
 
     description: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""
+    """Digest of the manifest of the model that was registered."""
 
 
 def summarise(run_id: str, storage: "Storage") -> Summary:
@@ -34,17 +37,16 @@ def summarise(run_id: str, storage: "Storage") -> Summary:
     )
     if not outputs:
         return Summary(NO_STAGE)
-    told = {one.stage: _statistics(one, storage) for one in outputs}
+    manifests = {one.stage: storage.open(one.uri) for one in outputs}
+    told = {stage: manifest.statistics if manifest else {} for stage, manifest in manifests.items()}
     published = told.get("publish", {})
     headline = _headline(published, told.get("prepare", {}))
     return Summary(
-        f"{headline}\n\n{_table(outputs, told)}", _metrics(published), _tags(published, told.get("prepare", {}))
+        f"{headline}\n\n{_table(outputs, told)}",
+        _metrics(published),
+        _tags(published, told.get("prepare", {})),
+        _model(manifests.get("publish")),
     )
-
-
-def _statistics(output: StageOutput, storage: "Storage") -> Mapping[str, Any]:
-    manifest = storage.open(output.uri)
-    return manifest.statistics if manifest else {}
 
 
 def _headline(published: Mapping[str, Any], prepared: Mapping[str, Any]) -> str:
@@ -79,3 +81,8 @@ def _tags(published: Mapping[str, Any], prepared: Mapping[str, Any]) -> dict[str
         return {}
     gate = "passed" if published["passed"] else "rejected"
     return {"reasrm.gate": gate, "reasrm.model_version": f"{published['model_name']}/{published['version']}"}
+
+
+def _model(published: Manifest | None) -> str:
+    parent = published.parents.get(str(published.statistics.get("judge"))) if published else None
+    return parent.digest if parent else ""

@@ -179,13 +179,15 @@ def test_stage_that_mlflow_was_too_slow_for_is_told_later_and_not_taken_for_cach
 def test_run_of_the_pipeline_shows_data_stages_and_numbers(run, client, s3, tmp_path):
     empty = tmp_path / "empty"
     pairs = commit(s3, empty, "prepare", "pairs", summary="24 distil, 4 | held out")
+    model = commit(s3, empty, "grpo", "model", pairs=pairs)
     check = {"name": "strict accuracy", "value": 0.25}
     publish = commit(
         s3, empty, "publish", "release", summary="version 2", model_name="judge", version="2", passed=False,
         promoted=False, outcome="The alias was not moved.", reasons=["strict accuracy is 0.25, needs 0.5"],
-        checks=[check, {"name": "weights finite", "value": None}],
+        checks=[check, {"name": "weights finite", "value": None}], judge="grpo", grpo=model,
     )  # fmt: skip
     do_stage(run, "prepare", tmp_path, pairs, source=("s3://bucket/day.jsonl", "d" * 64))
+    do_stage(run, "grpo", tmp_path, model)
     do_stage(run, "publish", tmp_path, publish)
     close(*run, "SUCCEEDED", None, {"seed": 7})
     parent = runs_of(client, run[1])["weekly 7"]
@@ -196,6 +198,8 @@ def test_run_of_the_pipeline_shows_data_stages_and_numbers(run, client, s3, tmp_
     description = parent.data.tags["mlflow.note.content"]
     assert description.startswith("**judge version 2.** **The gate is not passed.** The alias was not moved.\n- strict")
     assert "| prepare | 24 distil, 4 \\| held out |  |" in description
+    [made] = parent.outputs.model_outputs
+    assert client.get_logged_model(made.model_id).tags["reasrm.manifest_digest"] == model.digest
     [linked] = parent.inputs.dataset_inputs
     assert (linked.dataset.name, linked.dataset.digest) == ("day.jsonl", "d" * 36)
 
