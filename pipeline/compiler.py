@@ -50,11 +50,7 @@ def compile_pipeline(config: RunConfig, profile: Profile, *, redo: bool = False)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline, str(path), pipeline_parameters=arguments_for(config, profile))
-        return with_version(_OBJECT.sub(rb"\1", path.read_bytes()))
-
-
-def with_version(data: bytes) -> bytes:
-    """Return what was compiled with its version in it, which its tasks tell MLflow."""
+        data = _OBJECT.sub(rb"\1", path.read_bytes())
     known = NO_VERSION[:-HASH_CHARS] + version_hash(data)
     return data.replace(NO_VERSION.encode(), known.encode())
 

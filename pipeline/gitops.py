@@ -8,9 +8,10 @@ import tempfile
 from pathlib import Path
 
 from components.core.errors import InvalidInput
-from pipeline.compiler import HASH_CHARS, arguments_for, pipeline_for, version_hash, with_version
+from pipeline.compiler import HASH_CHARS, arguments_for, compile_pipeline, pipeline_for, version_hash
 from pipeline.config import RunConfig
 from pipeline.dag import NAME
+from pipeline.placement import NO_VERSION
 from pipeline.profile import Profile
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -20,7 +21,8 @@ MAX_NAME_CHARS = 63 - HASH_CHARS - 1  # the version's name fits into a label too
 def gitops_manifests(config: RunConfig, profile: Profile, pipeline_name: str = NAME, namespace: str = "") -> bytes:
     """Return a Pipeline and a PipelineVersion as YAML; equal recipes and profiles give equal bytes.
 
-    The version's name ends in a hash of what it holds: a version can not be changed, so new content is a new version.
+    The version's name ends in the hash of the pipeline that it holds, as a submitted one's does: a version can not be
+    changed, so new content is a new version.
     `namespace` empty: whoever applies them says where. Raises InvalidInput on a name that Kubernetes refuses, and as
     `compile_pipeline` does.
     """
@@ -53,5 +55,7 @@ def gitops_manifests(config: RunConfig, profile: Profile, pipeline_name: str = N
             kubernetes_manifest_options=options,
         )
         data = path.read_bytes()
-    known = f"{pipeline_name}-{version_hash(data)}"
-    return with_version(data).replace(unknown.encode(), known.encode())
+    version = version_hash(compile_pipeline(config, profile))
+    for name in (unknown, NO_VERSION):
+        data = data.replace(name.encode(), (name[:-HASH_CHARS] + version).encode())
+    return data

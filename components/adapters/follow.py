@@ -39,6 +39,7 @@ class SilentRun(StageRun):
 
     def __init__(self) -> None:
         self.nonfinite = 0
+        self.origin = {}
 
     @property
     def mlflow_run_id(self) -> str | None:
