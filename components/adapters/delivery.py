@@ -95,7 +95,8 @@ class Delivery:
             name_root(self.client, run, data["run_id"], of_run(tags))
         else:
             experiment_id = ensure_experiment(self.client, data["experiment"])
-            parent = ensure_parent(self.client, experiment_id, data["run_id"], data["run_name"], of_run(tags))
+            names = (data["run_id"], data["run_name"])
+            parent = ensure_parent(self.client, experiment_id, *names, of_run(tags), at=op.time)
             query = f"tags.`reasrm.run_id` = {quoted(data['run_id'])} AND tags.`reasrm.stage` = {quoted(data['stage'])}"
             found = self.client.search_runs([experiment_id], query)
             run = found[0] if found else search_task(self.client, parent, data["stage"])

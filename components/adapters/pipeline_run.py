@@ -42,10 +42,13 @@ def ensure_experiment(client: Any, name: str) -> str:
     return str(known.experiment_id)
 
 
-def ensure_parent(client: Any, experiment_id: str, run_id: str, name: str, tags: Mapping[str, str]) -> Any:
+def ensure_parent(
+    client: Any, experiment_id: str, run_id: str, name: str, tags: Mapping[str, str], *, at: int | None = None
+) -> Any:
     """Return a pipeline run's MLflow run, which is made where it is not there, with these tags.
 
-    Of two that are made at once, the younger one goes.
+    Of two that are made at once, the younger one goes. One that has ended is open again, unless it ended after `at`
+    (milliseconds since 1970): then its stage is only told of late.
     """
     own = {**_names(run_id), **source_tags(f"recipe {tags.get(OF_RUN[RECIPE], 'unknown')}"), **tags}
     parent = _parent(client, experiment_id, run_id)
@@ -54,7 +57,7 @@ def ensure_parent(client: Any, experiment_id: str, run_id: str, name: str, tags:
         parent = _parent(client, experiment_id, run_id) or mine
         if parent.info.run_id != mine.info.run_id:
             client.delete_run(mine.info.run_id)
-    elif parent.info.status != "RUNNING" and not _is_plugins(parent):
+    elif parent.info.status != "RUNNING" and not _is_plugins(parent) and not (at and at < (parent.info.end_time or 0)):
         client.update_run(parent.info.run_id, status="RUNNING")
     _add_tags(client, parent, own)
     return parent
@@ -114,7 +117,7 @@ def finish_parent(run_id: str, experiment: str, status: Status, tags: Mapping[st
     """
 
     def work(client: Any, parent: Any) -> None:
-        _tag(client, parent, tags)
+        _tag(client, parent, {**_names(run_id), **tags})
         if not _is_plugins(parent):
             client.set_terminated(parent.info.run_id, status)
 

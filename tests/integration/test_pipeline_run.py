@@ -125,7 +125,8 @@ def test_run_of_ours_is_closed_where_the_plugins_is_elsewhere(run, client, tmp_p
     assert finish_parent(run_id, experiment, "FAILED", {"reasrm.error": "no"})
     assert runs_of(client, experiment)["weekly 7"].info.status == "FAILED"
     assert runs_of(client, f"{experiment}-kfp")["weekly 7"].info.status == "RUNNING"
-    assert runs_of(client, f"{experiment}-kfp")["weekly 7"].data.tags["reasrm.error"] == "no"
+    tags = runs_of(client, f"{experiment}-kfp")["weekly 7"].data.tags
+    assert (tags["reasrm.error"], tags["reasrm.run_id"]) == ("no", run_id)
 
 
 def test_stages_that_kfp_had_in_its_cache_get_runs_that_say_so(run, client, s3, tmp_path):
@@ -172,7 +173,9 @@ def test_stage_that_mlflow_was_too_slow_for_is_told_later_and_not_taken_for_cach
     monkeypatch.setenv("MLFLOW_TRACKING_URI", served.mlflow_uri)
     do_stage(run, "filter", tmp_path, commit(s3, tmp_path / "empty", "filter", "examples", pairs=pairs))
     assert record_cached(*run, but=waiting) == []
+    assert finish_parent(*run, "FINISHED", {})
     assert deliver_rest() == set()
+    assert runs_of(client, run[1])["weekly 7"].info.status == "FINISHED"  # what is told late opens no run again
     assert runs_of(client, run[1])["prepare"].data.tags["reasrm.output_uri"] == pairs.uri
 
 
