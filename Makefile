@@ -25,8 +25,9 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY) ## Run the demo recipe end to end on this machine
 	$(BIN)/reasrm run --recipe demo
 
+# One thread a process: the tests' processes share the cores, and torch's threads spin while they wait for each other.
 test: $(READY) ## Run all tests that need no GPU
-	$(BIN)/python -m pytest -m "not gpu and not image and not cluster" -n $(WORKERS) --dist loadfile -q --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not image and not cluster" -n $(WORKERS) --dist loadfile -q --durations=10
 
 lint: $(READY) ## Format and lint, without changing anything
 	$(BIN)/ruff format --check .
