@@ -71,7 +71,7 @@ def test_of_runs_that_finish_together_one_promotes(log):
 
 PROCESS = """
 import sys
-from components.adapters import tracking
+from components.adapters import model_versions
 from components.adapters.promotions import Promotions
 from components.adapters.storage import Storage
 place, model, number = sys.argv[1:]
