@@ -216,7 +216,6 @@ STAGE = """
 import os, signal, sys
 from pathlib import Path
 from components.adapters import tracking
-from components.adapters.pipeline_run import finish_parent
 run = tracking.open_stage_run(
     run_id="run-1", run_name="demo", stage="sft", experiment=sys.argv[1], workdir=Path(sys.argv[2]), tags={}
 )
