@@ -22,12 +22,11 @@ from typing import Any
 from components.adapters import origin
 from components.adapters.stage import RUN_ID_VARIABLE, RUN_NAME_VARIABLE
 from components.core.errors import InvalidInput, ReasrmError, Transient
-from components.core.manifest import Manifest
+from components.core.manifest import STAGES, Manifest
 from pipeline.config import RunConfig
 from pipeline.execute import PARAMETERS_FILE, TASK_OUTPUTS
 from pipeline.revision import revision
 
-STAGES = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
 SHOWN = ("preflight", *STAGES)
 """What a user is shown, in the order of the work."""
 DEFAULT_DIRECTORY = Path(".reasrm")

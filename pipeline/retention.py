@@ -18,8 +18,7 @@ from components.adapters.stage import KEY_LENGTH
 from components.adapters.storage import ObjectInfo
 from components.adapters.tracking import RunInfo
 from components.core.errors import InvalidInput
-from components.core.manifest import MANIFEST_NAME, Manifest
-from pipeline.local import STAGES
+from components.core.manifest import MANIFEST_NAME, STAGES, Manifest
 
 Kind = Literal["work of a finished stage", "unfinished work", "artifact"]
 ORDER: tuple[Kind, ...] = ("work of a finished stage", "unfinished work", "artifact")

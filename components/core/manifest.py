@@ -14,6 +14,8 @@ from pydantic import Field, JsonValue
 
 from components.core.schema import Record
 
+STAGES = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
+"""The stages that make artifacts, in the order of the work."""
 MANIFEST_NAME = "manifest.json"
 
 

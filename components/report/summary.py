@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from components.adapters.tracking import StageOutput, find_outputs
-from components.core.manifest import Manifest
+from components.core.manifest import STAGES, Manifest
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
-
-ORDER = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
 
 
 NO_STAGE = (
@@ -33,7 +31,7 @@ class Summary:
 def summarise(run_id: str, storage: "Storage") -> Summary:
     """Return what the stages of a run made of it. Raises Transient or InvalidInput where MLflow or S3 is away."""
     outputs = sorted(
-        (one for one in find_outputs(run_id) if one.stage in ORDER), key=lambda one: ORDER.index(one.stage)
+        (one for one in find_outputs(run_id) if one.stage in STAGES), key=lambda one: STAGES.index(one.stage)
     )
     if not outputs:
         return Summary(NO_STAGE)

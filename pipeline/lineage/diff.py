@@ -10,12 +10,12 @@ from components.adapters import tracking
 from components.adapters.origin import OF_STAGE
 from components.adapters.storage import Storage
 from components.core.errors import InvalidInput, ReasrmError
-from components.core.manifest import SINCE, WARM_START, Manifest, Parent, earlier_of
+from components.core.manifest import SINCE, STAGES, WARM_START, Manifest, Parent, earlier_of
 from components.core.redact import redact
 from pipeline.lineage.difference import Change, Difference, Score
 from pipeline.lineage.pairs import HELDOUT, compare_data, read_pairs
 from pipeline.lineage.scores import compare_judges, read_judge
-from pipeline.lineage.walk import STAGES, LineageNode, artifacts, sources_of
+from pipeline.lineage.walk import LineageNode, artifacts, sources_of
 
 JUDGING = ("votes", "temperature", "max_tokens", "grammar", "engine", "precision")
 """Settings of the benchmark under which numbers can be compared only if they are equal."""

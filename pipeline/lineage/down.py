@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 from components.adapters import model_versions
 from components.core.errors import Damaged, InvalidInput
-from components.core.manifest import Manifest, Parent, earlier_of
+from components.core.manifest import STAGES, Manifest, Parent, earlier_of
 from pipeline.lineage.asking import FindRuns, FindVersions, run_finder, version_finder
 from pipeline.lineage.history import Histories
 from pipeline.lineage.walk import (
     REGISTRY,
     RUN,
     SOURCE,
-    STAGES,
     LineageNode,
     artifacts,
     facts_of,

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from components.core.manifest import SINCE
-from pipeline.lineage.walk import REGISTRY, RUN, SOURCE, STAGES, LineageNode
+from components.core.manifest import SINCE, STAGES
+from pipeline.lineage.walk import REGISTRY, RUN, SOURCE, LineageNode
 
 COLUMNS = (SOURCE, *STAGES, REGISTRY, RUN)
 BOX, GAP, ROW, HEAD, MARGIN, DEPTH = (132, 46), 44, 62, 34, 8, 16

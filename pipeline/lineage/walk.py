@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from components.adapters import model_versions, tracking
 from components.adapters.registry import find_version
 from components.core.errors import Damaged, InvalidInput
-from components.core.manifest import BASE, MANIFEST_NAME, SINCE, WARM_START, Manifest, Parent, earlier_of
+from components.core.manifest import BASE, MANIFEST_NAME, SINCE, STAGES, WARM_START, Manifest, Parent, earlier_of
 from pipeline.lineage.asking import FindRuns, FindVersions, run_finder, version_finder
 from pipeline.lineage.history import Histories, Placing
 
@@ -26,7 +26,6 @@ REGISTRY, RUN, SOURCE = "registry", "run", "source"
 """What a node can be beside the artifact of a stage: a registered version, a pipeline run, data from elsewhere."""
 EARLIER = {SINCE, WARM_START, BASE}
 """Names of what an artifact goes on from that an earlier run made."""
-STAGES = ("prepare", "traces", "filter", "sft", "grpo", "benchmark", "publish")
 CHAMPION = "champion"
 """The statistic of a source that is the champion which a benchmark judged too."""
 NO_CHAMPION = "none"

@@ -14,10 +14,10 @@ import pytest
 from components.adapters.stage import run_stage
 from components.adapters.storage import Storage
 from components.core.errors import InvalidInput
-from components.core.manifest import Manifest
+from components.core.manifest import STAGES, Manifest
 from pipeline.config import load_recipe
 from pipeline.lineage import chain
-from pipeline.local import STAGES, run_local, serving
+from pipeline.local import run_local, serving
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow

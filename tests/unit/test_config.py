@@ -5,10 +5,10 @@ import tomllib
 import pytest
 
 from components.core.errors import InvalidInput
+from components.core.manifest import STAGES
 from pipeline.compiler import arguments_for
 from pipeline.config import DECIDED_BY_GATE, RECIPES, SHARED, RunConfig, load_recipe
 from pipeline.dag import build
-from pipeline.local import STAGES
 from pipeline.placement import TABLE, Here
 from pipeline.profile import load_profile
 
