@@ -72,7 +72,7 @@ class StageProcess:
             assert time.monotonic() < deadline, f"never reached the point of the kill: {text}"
             time.sleep(0.005)
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=180)
         assert not self.output.exists()
 
 

@@ -823,10 +823,10 @@ def test_a_call_that_never_succeeds_ends_the_round_as_transient(server: BatchSer
 
 
 def test_a_dripping_answer_meets_the_deadline_of_the_call(server: BatchServer, round_: Round) -> None:
-    server.before = once("read", Answer(body=b"{" * 1000, drip_seconds=0.05))
+    server.before = once("read", Answer(body=b"{" * 1000, drip_seconds=0.1))
     begun = time.monotonic()
     round_.ask(requests(1), teacher(server.url, calls={"call_seconds": 0.3}))
-    assert 0.3 < time.monotonic() - begun < 3
+    assert 0.3 < time.monotonic() - begun < 60  # the whole drips for 100
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -1214,7 +1214,7 @@ def start(server: BatchServer, folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def wait_until(reached: Callable[[], bool], process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while not reached():
         assert process.poll() is None, (folder / "stderr.txt").read_text(encoding="utf-8")[-3000:]
         assert time.monotonic() < deadline
@@ -1235,7 +1235,7 @@ def test_a_killed_process_has_no_row_run_twice(
 
     def hold() -> Answer:
         reached.set()
-        over.wait(30)
+        over.wait(180)
         return Answer(reset=True)
 
     def before(call: Call) -> Answer | None:
@@ -1260,7 +1260,7 @@ def test_a_killed_process_has_no_row_run_twice(
     try:
         wait_until(reached_now, process, tmp_path)
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=180)
     finally:
         over.set()
         process.kill()

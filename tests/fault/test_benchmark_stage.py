@@ -194,7 +194,7 @@ def test_an_endpoint_that_goes_down_costs_only_what_was_under_way(
     config = settings | {"judges": [judge], "models": ["grpo"], "attacks": [], "shard_size": 5}
     runner = stage_runner("down")
     attempt = runner.start("benchmark", config, inputs)
-    assert attempt.process.wait(timeout=120) == 75, attempt.log.read_text("utf-8")[-2000:]
+    assert attempt.process.wait(timeout=400) == 75, attempt.log.read_text("utf-8")[-2000:]
     down, num_before = False, len(teacher_server.calls)
     scores, verdicts, _ = fetched(s3, runner.start("benchmark", config, inputs).finish(), tmp_path / "fetched")
     assert scores["suites"]["heldout"]["measures"]["oracle"]["accuracy"]["value"] == 1.0
@@ -223,7 +223,7 @@ def test_a_question_that_is_refused_is_a_judgment_without_a_verdict(
     }  # fmt: skip
     runner = stage_runner("refused")
     attempt = runner.start("benchmark", config, inputs)
-    assert attempt.process.wait(timeout=120) == 2
+    assert attempt.process.wait(timeout=400) == 2
     assert "oracle gives no answer to over 1 of 8 questions" in attempt.log.read_text("utf-8")
     scores, verdicts, _ = fetched(
         s3, runner.start("benchmark", config | {"max_unanswered": 0.25}, inputs).finish(), tmp_path / "fetched"
@@ -361,5 +361,5 @@ def test_settings_that_cannot_work_are_refused_at_once(
     stage_runner: Callable[[str], Any], inputs: Any, settings: Any, change: dict[str, Any], says: str
 ) -> None:
     attempt = stage_runner("bad").start("benchmark", settings | change, inputs)
-    assert attempt.process.wait(timeout=60) == 2
+    assert attempt.process.wait(timeout=180) == 2
     assert says in attempt.log.read_text("utf-8")

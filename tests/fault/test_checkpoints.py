@@ -4,6 +4,7 @@ Run as a program, this file is one of two machines that train together; what it 
 """
 
 import gc
+import itertools
 import json
 import logging
 import os
@@ -218,7 +219,7 @@ def test_a_checkpoint_is_a_model_with_step_and_score(output: Output, services: A
     run = output.tracking
     command = [sys.executable, "-m", "components.adapters.delivery", str(run.spool.directory), "60"]
     environment = {**os.environ, **services.environment()}
-    subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=True, timeout=100)
+    subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=True, timeout=180)
     client = load().MlflowClient(environment["MLFLOW_TRACKING_URI"])
     found = client.get_run(run.mlflow_run_id)
     model, later = sorted(client.search_logged_models([found.info.experiment_id]), key=lambda each: each.name)
@@ -250,13 +251,18 @@ def test_a_stop_ends_a_download_at_once(output: Output) -> None:
     made.commit(folder, 1)
     made.wait(required=True)
     forget_local(output)
+    blocks = itertools.count(1)
+
+    def slowly() -> None:
+        if next(blocks) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+
     slow = Faulty.from_env()
-    slow.download_seconds = 0.5  # 32 blocks of each file
-    began = time.monotonic()
-    threading.Timer(0.7, os.kill, [os.getpid(), signal.SIGINT]).start()
+    slow.on_block = slowly
     with pytest.raises(KeyboardInterrupt):
         newest(replace(output, storage=slow))
-    assert time.monotonic() - began < 4
+    assert next(blocks) < 64  # of 128
     gc.collect()  # here, where the warnings of half-read sockets are expected
 
 
@@ -371,7 +377,7 @@ def machines(s3: Any, tmp_path: Path) -> Callable[..., list[Any]]:
             environment.pop("MLFLOW_TRACKING_URI", None)
             command = [sys.executable, __file__, scenario, str(meeting), f"{s3.prefix}/out", str(tmp_path / f"{rank}")]
             processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
-        outs = [process.communicate(timeout=120)[0] for process in processes]
+        outs = [process.communicate(timeout=400)[0] for process in processes]
         return [
             json.loads(out) if process.returncode == 0 else process.returncode
             for process, out in zip(processes, outs, strict=True)
@@ -443,8 +449,8 @@ class Faulty(Storage):
 
     fault: Callable[[], object] | None = None
     download_fault: Callable[[], object] | None = None
-    download_seconds = 0.0
-    """What each block of a download takes longer."""
+    on_block: Callable[[], object] | None = None
+    """Called for each block of a download."""
 
     def send(self, *args: Any, **kwargs: Any) -> None:
         if self.fault is not None:
@@ -453,7 +459,8 @@ class Faulty(Storage):
 
     def download(self, uri: str, path: Path, size: int, sha256: str, progress: OnBytes | None = None) -> None:
         def count(num_bytes: int) -> None:
-            time.sleep(self.download_seconds)
+            if self.on_block is not None:
+                self.on_block()
             if progress is not None:
                 progress(num_bytes)
 

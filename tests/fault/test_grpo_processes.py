@@ -17,7 +17,7 @@ CONFIG = {
     "rewards": {"overlong": 1.0, "overlong_tokens": 60},
 }  # fmt: skip
 
-SECONDS = 240
+SECONDS = 400
 
 
 def log_of(s3: Any, manifest: Manifest) -> list[dict[str, Any]]:

@@ -175,7 +175,7 @@ def test_two_runs_do_not_write_one_output(reasrm, judging, tmp_path):
 def test_a_long_run_says_in_the_log_that_it_goes_on(judging, tmp_path):
     """Where no terminal is, as under nohup or in a pod."""
     command = [sys.executable, "-m", "pipeline.cli", *map(str, judging), "--output", str(tmp_path / "v.jsonl")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
     assert re.search(r"INFO m: \d of 3 \d+ tokens/s", done.stderr), done.stderr
 
 

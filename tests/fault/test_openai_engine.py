@@ -77,7 +77,7 @@ def test_each_answer_is_reported_as_it_arrives_and_once(teacher_server: Any) -> 
 
     def script(call: Any) -> Any:
         if call.prompt == "question 0":
-            assert last.wait(30)  # the first prompt is answered when all others have been reported
+            assert last.wait(180)  # the first prompt is answered when all others have been reported
         return teacher_server.good(call)
 
     def keep(place: int, completion: Completion) -> None:

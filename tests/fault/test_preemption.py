@@ -11,7 +11,7 @@ from typing import Any
 from components.core.errors import Transient
 from components.core.manifest import Manifest
 
-SECONDS = 180.0
+SECONDS = 400
 
 
 def done(status: Path) -> int:

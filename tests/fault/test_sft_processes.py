@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from components.core.manifest import Manifest
 
-SECONDS = 180
+SECONDS = 400
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,7 @@ def start(
             os.killpg(running.process.pid, signal.SIGKILL)
             break
         time.sleep(0.002)
-    return running.process.wait(timeout=120), running.log.read_bytes()[before:].decode()
+    return running.process.wait(timeout=400), running.log.read_bytes()[before:].decode()
 
 
 @pytest.mark.parametrize(("machine_is_lost", "max_cost"), [(False, 0.036), (True, 0.016)])

@@ -53,7 +53,7 @@ class Stage:
     def start(self) -> tuple[int, str]:
         running = self.runner.start("traces", self.config, {"pairs": self.pairs})
         before = running.log.stat().st_size
-        code = running.process.wait(timeout=120)
+        code = running.process.wait(timeout=400)
         return code, running.log.read_bytes()[before:].decode()
 
     def finish(self) -> Manifest:

@@ -63,7 +63,7 @@ class Stage:
         ]  # fmt: skip
         environment = self.environment | {"REASRM_WORKDIR": str(self.directory / "work")}
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        _, said = self.process.communicate(timeout=120)
+        _, said = self.process.communicate(timeout=400)
         return self.process.returncode, said
 
     def finish(self) -> Manifest:

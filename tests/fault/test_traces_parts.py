@@ -198,14 +198,14 @@ def test_a_part_that_is_killed_lost_or_run_twice_changes_nothing(
     killed = split.process("1/4", untracked)
     stopped = split.process("2/4", environment | {"REASRM_STATUS": str(seen), "REASRM_LOGS": str(seen)})
     for process, number, how in ((killed, 1, signal.SIGKILL), (stopped, 2, signal.SIGTERM)):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while len(journalled(disk, number)) < 2:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.005)
         os.killpg(process.pid, how)
-    assert killed.wait(timeout=30) == -signal.SIGKILL
-    assert stopped.wait(timeout=60) == 75
+    assert killed.wait(timeout=180) == -signal.SIGKILL
+    assert stopped.wait(timeout=180) == 75
     slow.clear()
     status = json.loads((seen / "traces-2-of-4.json").read_text("utf-8"))
     assert (status["status"], status["error"]) == ("failed", "Transient")

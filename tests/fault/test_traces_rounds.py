@@ -263,7 +263,7 @@ def test_answers_of_a_shard_that_is_never_complete_are_on_s3_soon_and_nothing_of
 
     def script(call: Any) -> Any:
         if number_of(call) == 3 and call.number > 10:
-            release.wait(30)
+            release.wait(180)
         return teacher_server.answer(body=teacher_server.completion(RIGHT))
 
     teacher_server.script = script

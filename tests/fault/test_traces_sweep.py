@@ -86,7 +86,7 @@ class History:
                 time.sleep(0.001)
             if running.process.poll() is None:
                 os.killpg(running.process.pid, signal.SIGKILL)
-        code: int = running.process.wait(timeout=120)
+        code: int = running.process.wait(timeout=400)
         asked = {(name, number_of(call)) for name, n in before.items() for call in self.servers[name].calls[n:]}
         assert not asked & kept
         assert code in (0, -signal.SIGKILL), running.log.read_text()[-3000:]
@@ -162,5 +162,5 @@ def test_of_two_machines_at_the_same_work_the_first_to_write_a_row_wins_for_both
     os.kill(running.process.pid, signal.SIGSTOP)
     finished = other.result()
     os.kill(running.process.pid, signal.SIGCONT)
-    assert running.process.wait(timeout=60) == 0, running.log.read_text()
+    assert running.process.wait(timeout=180) == 0, running.log.read_text()
     assert (one.runner.directory / "output.json").read_bytes().replace(one.runner.root.encode(), b"ROOT") == finished

@@ -193,7 +193,7 @@ def test_an_interrupt_stops_the_stage_and_closes_the_run(folder, client):
     try:
         run = wait_for_steps(folder, before, process)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=180)
     finally:
         process.kill()
         process.communicate()

@@ -90,7 +90,7 @@ def test_of_processes_that_finish_together_one_promotes(log):
     try:
         assert [process.stdout.readline() for process in processes] == ["ready\n"] * 2
         answers = [(process.stdin.write("go\n"), process.stdin.flush()) for process in processes]
-        answers = sorted(process.communicate(timeout=60)[0].strip() for process in processes)
+        answers = sorted(process.communicate(timeout=180)[0].strip() for process in processes)
     finally:
         for process in processes:
             process.kill()

@@ -250,7 +250,7 @@ def server(judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     finally:
         process.terminate()
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=180)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

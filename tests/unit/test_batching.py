@@ -99,7 +99,7 @@ def test_an_endpoint_that_fails_one_asker_does_not_fail_those_in_its_company() -
     gate = threading.Event()
 
     def answer(text: str) -> str:
-        gate.wait(10)
+        gate.wait(180)
         return fail_at("bad", Transient("no answer"))(text)
 
     with batcher(answer, 4, is_local=False) as shared:
@@ -128,7 +128,7 @@ def test_what_is_wrong_with_one_asker_is_his_alone() -> None:
     gate = threading.Event()
 
     def answer(text: str) -> str:
-        gate.wait(10)
+        gate.wait(180)
         return fail_at("bad", RuntimeError("odd"))(text)
 
     with batcher(answer, 8, is_local=True) as shared:
@@ -145,14 +145,14 @@ def test_an_engine_that_comes_after_the_end_is_closed() -> None:
     wait, made = threading.Event(), Scripted(str)
 
     def opener() -> Engine:
-        wait.wait(10)
+        wait.wait(180)
         return made
 
     late = Batcher(opener, batch=1, is_local=True)
     late.start()
     late.close(seconds=0.05)
     wait.set()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 180
     while not made.is_closed and time.monotonic() < deadline:
         time.sleep(0.01)
     assert made.is_closed

@@ -130,7 +130,7 @@ def test_closing_ends_a_generation_under_way(tiny_model: Path) -> None:
         for _ in range(100):  # minutes of work, if nothing ended it
             judge.generate(ASKED, Sampling(max_tokens=4000, temperature=1.0))
     closer.join()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     with pytest.raises(Transient, match="closed"):
         judge.generate(ASKED, Sampling(max_tokens=8))
 

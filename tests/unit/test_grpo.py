@@ -513,7 +513,7 @@ def test_a_server_is_asked_once_for_each_kind_of_sampling(tiny_model: Path) -> N
 def test_a_server_at_work_is_left_when_sigterm_comes() -> None:
     done = threading.Event()
     with pytest.raises(StopDrawing):
-        _interruptibly(lambda: done.wait(60), lambda: True)
+        _interruptibly(lambda: done.wait(180), lambda: True)
     done.set()
     with pytest.raises(TimeoutError, match="its own"):
         _interruptibly(lambda: (_ for _ in ()).throw(TimeoutError("its own")), lambda: False)

@@ -369,7 +369,7 @@ def test_processes_share_the_pairs_and_see_the_same_numbers(tmp_path: Path, monk
         together, num_own = judge_together(str(tmp_path))
     finally:
         torch.distributed.destroy_process_group()
-    assert other.wait(timeout=120) == 0
+    assert other.wait(timeout=400) == 0
     assert (together, num_alone, num_own) == (alone, 6, 3)
 
 

@@ -207,7 +207,7 @@ def test_processes_of_one_machine_fetch_once(tmp_path: Path) -> None:
         subprocess.Popen([*command, what], env=os.environ | place | {"PYTHONPATH": root})
         for what in ("a", "b", "a", "a")
     ]
-    assert [process.wait(timeout=30) for process in started] == [0, 0, 0, 0]
+    assert [process.wait(timeout=180) for process in started] == [0, 0, 0, 0]
     assert sorted((tmp_path / "base" / "fetched").read_text()) == ["a", "b"]
 
 
@@ -256,7 +256,7 @@ def test_a_worker_ends_with_its_launcher() -> None:
     worker, said = int(process.stdout.readline()), process.stdout.readline()
     assert said == "on\n"
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)  # The pipe closes only when the worker has ended too.
+    process.communicate(timeout=180)  # The pipe closes only when the worker has ended too.
     assert not Path(f"/proc/{worker}/fd/1").exists()
 
 
@@ -264,6 +264,6 @@ def test_a_worker_ends_with_its_launcher() -> None:
 def test_a_worker_whose_launcher_is_gone_already_ends() -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(launch.__file__).parents[2]), launch.LAUNCHER_VARIABLE: "1"}
     command = [sys.executable, "-c", WORKER]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=30)
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=180)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "the process 1 that started this one is gone\n"

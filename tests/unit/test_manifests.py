@@ -163,7 +163,7 @@ def problems(item, namespace=""):
 def build(folder):
     if not BUILD:
         pytest.skip("neither kustomize nor kubectl is on PATH, and $KUSTOMIZE names none")
-    done = subprocess.run([*BUILD, str(folder)], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*BUILD, str(folder)], check=False, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     assert "deprecat" not in done.stderr.lower(), done.stderr
     return read(done.stdout)

@@ -100,9 +100,9 @@ def test_reserved_marks_are_escaped_and_counted(mark: str) -> None:
 @pytest.mark.parametrize("gap", [" ", "\n"])
 def test_escaping_takes_no_time_for_a_long_gap(opening: str, gap: str) -> None:
     text = opening + 80_000 * gap
-    began = time.perf_counter()
+    began = time.process_time()
     assert prompts.escape(text) == (text, 0)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 10  # quadratic behaviour takes minutes
 
 
 @given(st.text(alphabet="<>[]/|AB ansewrtypil\n", max_size=80))

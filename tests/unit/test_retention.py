@@ -255,7 +255,7 @@ def test_a_thousand_artifacts_take_seconds() -> None:
         uri = store.artifact(number, [*near, *(f"s3://data/{number}/{n}.jsonl" for n in range(3))], "sources")
         for shard in range(10):
             store.put(f"{uri}/partial/{shard}")
-    began = time.monotonic()
+    began = time.process_time()
     plan = make_plan(ROOT, store, [version(uri_of(999))], [KNOWN], NONE, NOW)
-    assert time.monotonic() - began < 10  # 0.5 s; with a look at all names for each object 25 s
+    assert time.process_time() - began < 10  # 0.5 s; with a look at all names for each object 25 s
     assert len(plan.items) == 1000

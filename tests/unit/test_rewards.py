@@ -355,5 +355,5 @@ def test_a_pair_whose_orders_lie_on_two_processes_is_seen_whole(tmp_path: Path) 
         subprocess.Popen(command, env={**place, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    said = [json.loads(process.communicate(timeout=120)[0]) for process in running]
+    said = [json.loads(process.communicate(timeout=400)[0]) for process in running]
     assert said == [[[[1.0], [1.0]], {"valid_rate": 1.0, "accuracy": 1.0, "consistent_rate": 1.0}]] * 2

@@ -228,7 +228,7 @@ def test_closing_ends_scoring_under_way(reward_model: Callable[..., Path]) -> No
         for _ in range(10_000):  # minutes of work, if nothing ended it
             scorer.score(ASKED)
     closer.join()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def test_open_scorer_loads_what_the_settings_name(reward_model: Callable[..., Path], tmp_path: Path) -> None:

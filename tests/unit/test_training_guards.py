@@ -33,7 +33,7 @@ from components.core.errors import ReasrmError, Transient
 from components.core.training import TrainingConfig
 from pipeline.services import BUCKET, Services
 
-SECONDS = 300
+SECONDS = 400
 SCRIPT = Path(__file__).with_name("train_together.py")
 
 

@@ -80,11 +80,11 @@ def test_never_raises_and_is_none_without_a_tag(text: str) -> None:
 
 
 def test_degenerate_loops_are_read_in_linear_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for piece in ("\n", "</eval> ", "<answer>", "<eval>", "[[A]]", "H 2O + "):
         parse_verdict(piece * 20_000)
         grammar_faults("<type>Chat</type>" + piece * 5_000, "rubric")
-    assert time.perf_counter() - start < 5  # quadratic behaviour takes minutes
+    assert time.process_time() - start < 30  # quadratic behaviour takes minutes
 
 
 def test_good_judgments_hold_the_grammar() -> None:

@@ -205,21 +205,22 @@ def test_broken_connection_is_tried_again(kfp_server, kfp):
 
 
 def test_server_that_does_not_answer_is_given_up(kfp_server):
-    kfp_server.slow("GET", seconds=0.4)
-    kfp = open_client(kfp_server.url, timeout=0.1)
+    kfp_server.slow("GET", seconds=120)
+    kfp = open_client(kfp_server.url, timeout=0.3)
     began = time.monotonic()
     assert kfp.health().multi_user  # at the second attempt
-    assert time.monotonic() - began < 0.4
+    assert time.monotonic() - began < 60
 
 
 def test_waiting_for_a_server_that_hangs_is_told_once_and_bounded(kfp_server, monkeypatch, caplog):
-    monkeypatch.setattr(endpoint, "LONGEST", 0.15)
-    kfp_server.slow("GET", seconds=0.5, times=9)
+    monkeypatch.setattr(endpoint, "ATTEMPTS", 10**6)
+    monkeypatch.setattr(endpoint, "LONGEST", 1.0)
+    kfp_server.slow("GET", seconds=120, times=10**6)
     kfp = open_client(kfp_server.url, timeout=0.1)
     began = time.monotonic()
     with pytest.raises(Uncertain, match=r"does not answer within 0\.1 s"):
         kfp.health()
-    assert time.monotonic() - began < 0.4  # two attempts
+    assert time.monotonic() - began < 60
     assert [record.getMessage() for record in caplog.records] == [
         f"KFP at {kfp_server.url} has not answered for 0.1 s; asking again"
     ]

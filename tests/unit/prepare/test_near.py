@@ -205,6 +205,6 @@ def test_texts_near_known_ones_are_found_within_a_template_too():
     rows[:200, -15:] = 0  # similarity 0.88
     began = time.process_time()
     near = near_any(rows, known, 0.8)
-    assert time.process_time() - began < 3  # 0.3 s; each against all of its template 15 s
+    assert time.process_time() - began < 7  # 0.3 s; each against all of its template 15 s
     assert near[:200].mean() > 0.95 and not near[200:].any()
     assert not near_any(rows, known[:0], 0.8).any() and not near_any(known, known, 1.0).any()

@@ -138,13 +138,13 @@ def test_no_process_stays_when_the_stage_is_stopped(number: int, tmp_path: Path)
         assert len(left) >= 2
         os.killpg(process.pid, number) if number != signal.SIGKILL else process.kill()
         start = time.monotonic()
-        _, errors = process.communicate(timeout=20)
-        assert time.monotonic() - start < 5
+        _, errors = process.communicate(timeout=180)
+        assert time.monotonic() - start < 60
         assert process.returncode != 0
         if number == signal.SIGTERM:
             assert b"Transient" in errors
         assert b"SpawnProcess" not in errors
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 180
     while any(Path(f"/proc/{child}").exists() for child in left):
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.05)

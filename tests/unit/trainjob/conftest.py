@@ -37,7 +37,7 @@ from components.adapters.trainjob.spec import PODS_LABEL, build
 KEY = "0123456789abcdef0123"
 NAME = "reasrm-sft-0123456789ab"
 REAL = "REASRM_TEST_KUBECONFIG"
-SECONDS = 10.0
+SECONDS = 60.0
 IMAGE = "reasrm/train@sha256:" + "ab" * 32
 FAST = Pace(
     look=0.03,

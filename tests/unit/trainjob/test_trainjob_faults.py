@@ -257,12 +257,12 @@ def test_a_list_is_read_page_by_page(faulty, monkeypatch):
 
 def test_a_stream_ends_when_another_thread_closes_it(faulty):
     version = faulty.cluster.list(PODS).version
-    with faulty.cluster.watch(PODS, version, seconds=30) as watch:
+    with faulty.cluster.watch(PODS, version, seconds=120) as watch:
         closer = threading.Timer(0.05, watch.close)
         closer.start()
         began = time.monotonic()
         assert list(watch) == []
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60
         closer.join()
 
 
