@@ -7,6 +7,7 @@ failure is looked up before it is sent again, so nothing is there twice.
 
 import json
 import logging
+import math
 import os
 import re
 import select
@@ -55,6 +56,15 @@ DIGEST_CHARS = 36  # What MLflow keeps of a dataset's digest; the whole one is i
 Point = tuple[int, int, float]
 
 
+@dataclass(frozen=True)
+class History:
+    """What a run has of a metric: all points (step, time, value), and of other attempts the steps and last value."""
+
+    points: frozenset[Point]
+    steps: frozenset[int]
+    last: float | None
+
+
 @dataclass
 class Delivery:
     """Sends operations to MLflow. `uncertain`: the next operation may have arrived already."""
@@ -63,7 +73,7 @@ class Delivery:
     state: State
     mlflow: Any = field(default_factory=load)
     uncertain: bool = True
-    history: dict[str, list[Point]] = field(default_factory=dict)
+    history: dict[str, History] = field(default_factory=dict)
     params: dict[str, str] | None = None
     models: dict[str, str] = field(default_factory=dict)
 
@@ -82,7 +92,7 @@ class Delivery:
             "model": self._model,
             "use_model": self._use_model,
             "scores": self._scores,
-            "finish": lambda op: self.client.set_terminated(self.state.run_id, op.data["status"]),
+            "finish": self._finish,
         }
         handlers[ops[0].kind](ops[0])
 
@@ -104,8 +114,9 @@ class Delivery:
                 tags["mlflow.parentRunId"] = parent.info.run_id
                 run, reused = self._create(experiment_id, op, tags, data["stage"]), False
         info = run.info
+        late = reused and info.status != "RUNNING" and op.time < (info.end_time or 0)
         if reused:
-            self._reopen(run, tags)
+            self._reopen(run, tags, late)
         else:
             self.params, self.uncertain = {}, False
         self.state = replace(
@@ -115,7 +126,21 @@ class Delivery:
             reused=reused,
             run_id=info.run_id,
             experiment_id=str(info.experiment_id),
+            told_until=self._end_of(op) if late else 0,
         )
+
+    def _end_of(self, op: Op) -> int:
+        """Return when the attempt that this operation opened did its last one."""
+        end = op.time
+        for later in SpoolReader(self.directory, op.seq).read():
+            if later.kind == "open":
+                break
+            end = later.time
+        return end
+
+    def _finish(self, op: Op) -> None:
+        if not self.state.told_until:
+            self.client.set_terminated(self.state.run_id, op.data["status"], op.time)
 
     def _attached(self, run_id: str) -> Any | None:
         """Return the run that KFP's plugin made for this task; without it the stage gets one of its own."""
@@ -132,12 +157,14 @@ class Delivery:
     def _create(self, experiment_id: str, op: Op, tags: dict[str, str], name: str) -> Any:
         return self.client.create_run(experiment_id, start_time=op.time, tags=tags, run_name=name)
 
-    def _reopen(self, run: Any, tags: dict[str, str]) -> None:
-        new = {key: value for key, value in tags.items() if run.data.tags.get(key) != value}
+    def _reopen(self, run: Any, tags: dict[str, str], late: bool) -> None:
+        """Go on with a run; of one that ended after this attempt began, state and tags stay as they are."""
+        known = run.data.tags
+        new = {key: value for key, value in tags.items() if key not in known or (known[key] != value and not late)}
         if new:
             entities = [self.mlflow.entities.RunTag(key, value) for key, value in new.items()]
             self.client.log_batch(run.info.run_id, tags=entities[:MAX_PARAMS_OR_TAGS])
-        if run.info.status != "RUNNING":
+        if run.info.status != "RUNNING" and not late:
             self.client.update_run(run.info.run_id, status="RUNNING")
         self.params = dict(run.data.params)
 
@@ -159,6 +186,9 @@ class Delivery:
                 tags |= changed
             else:
                 tags |= op.data["tags"]
+        if tags and self.state.told_until:
+            known = self.client.get_run(self.state.run_id).data.tags
+            tags = {key: value for key, value in tags.items() if key not in known}
         if metrics or params or tags:
             self.client.log_batch(
                 self.state.run_id,
@@ -172,7 +202,8 @@ class Delivery:
         if self.params is None:
             self.params = dict(self.client.get_run(self.state.run_id).data.params)
         new = {key: value for key, value in params.items() if key not in self.params}
-        different = {key: value for key, value in params.items() if self.params.get(key, value) != value}
+        late = self.state.told_until
+        different = {key: value for key, value in params.items() if self.params.get(key, value) != value and not late}
         self.params |= new
         return new, {clean_key(f"reasrm.changed.{key}"): cut(v, MAX_TAG_CHARS) for key, v in different.items()}
 
@@ -182,21 +213,19 @@ class Delivery:
             return metrics
         new = {}
         for key, value in metrics.items():
-            points = self._points(key)
-            before = [point for point in points if point[1] < self.state.opened]
-            sent = (step or 0, at, value) in points
-            if step is None:
-                known = bool(before) and max(before, key=lambda point: point[1])[2] == value
-            else:
-                known = any(point[0] == step for point in before)
-            if not sent and not known:
+            there = self._history(key)
+            known = value == there.last if step is None else step in there.steps
+            if not known and (step or 0, at, value) not in there.points:
                 new[key] = value
         return new
 
-    def _points(self, key: str) -> list[Point]:
+    def _history(self, key: str) -> History:
         if key not in self.history:
-            points = self.client.get_metric_history(self.state.run_id, key)
-            self.history[key] = [(p.step, p.timestamp, p.value) for p in points]
+            points = [(p.step, p.timestamp, p.value) for p in self.client.get_metric_history(self.state.run_id, key)]
+            end = self.state.told_until or math.inf
+            others = [point for point in points if not self.state.opened <= point[1] <= end]
+            last = max(others, key=lambda point: point[1])[2] if others else None
+            self.history[key] = History(frozenset(points), frozenset(step for step, _, _ in others), last)
         return self.history[key]
 
     def _dataset(self, data: dict[str, Any], context: str) -> str:

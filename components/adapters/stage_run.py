@@ -182,19 +182,27 @@ class StageRun:
 
 
 def open_stage_run(
-    *, run_id: str, run_name: str, stage: str, experiment: str, workdir: Path, tags: Mapping[str, str]
+    *,
+    run_id: str,
+    run_name: str,
+    stage: str,
+    experiment: str,
+    workdir: Path,
+    tags: Mapping[str, str],
+    is_own_task: bool = True,
 ) -> StageRun:
     """Open a stage's run below its pipeline run, or again if the stage is retried.
 
-    Where KFP's MLflow plugin has made a run for the stage (MLFLOW_RUN_ID names it, or it is found by its name), that is
-    the one. Without MLFLOW_TRACKING_URI everything stays in `workdir/tracking` until `replay`.
+    Where KFP's MLflow plugin has made a run for the stage (MLFLOW_RUN_ID names it where this process is the stage's own
+    task, or it is found by its name), that is the one. Without MLFLOW_TRACKING_URI everything stays in
+    `workdir/tracking` until `replay`.
     """
     spool = Spool.open(workdir / "tracking")
     origin = {"reasrm.run_id": run_id, **origin_tags()}
     names = {"run_id": run_id, "run_name": run_name, "stage": stage, "experiment": experiment}
     tags = {**origin, **source_tags(source_of(stage)), **tags}
     cleaned = {clean_key(key): cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
-    attach = {"attach": os.environ.get("MLFLOW_RUN_ID", "")}
+    attach = {"attach": os.environ.get("MLFLOW_RUN_ID", "") if is_own_task else ""}
     seq = spool.append("open", names | attach | {"tags": cleaned}).seq
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         logger.warning("tracking: MLFLOW_TRACKING_URI is not set; metrics and lineage stay in %s", spool.directory)
@@ -203,10 +211,13 @@ def open_stage_run(
 
 
 def replay(workdir: Path, timeout_seconds: float = 60.0) -> int:
-    """Deliver what an earlier stage left in its spool; return the number of operations still left."""
+    """Deliver what an earlier stage left in its spool; return the number of operations still left.
+
+    Without time it only counts them.
+    """
     spool = Spool.open(workdir / "tracking")
     left = spool.last_seq - read_state(spool.directory).acked
-    if not left or not os.environ.get("MLFLOW_TRACKING_URI"):
+    if not left or timeout_seconds <= 0 or not os.environ.get("MLFLOW_TRACKING_URI"):
         return left
     worker = _start_worker(spool.directory, timeout_seconds)
     if worker is None:
