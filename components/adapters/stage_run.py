@@ -178,7 +178,7 @@ class StageRun:
             except BrokenPipeError:
                 logger.warning("tracking: the delivery process ended, see %s", self.spool.directory / "delivery.log")
                 _stop(self.worker)
-                self.worker = _start_worker(self.spool.directory)
+                self.worker = _start_worker(self.spool.directory, FINISH_SECONDS)
 
 
 def open_stage_run(
@@ -207,7 +207,7 @@ def open_stage_run(
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         logger.warning("tracking: MLFLOW_TRACKING_URI is not set; metrics and lineage stay in %s", spool.directory)
         return StageRun(origin, spool, seq, None)
-    return StageRun(origin, spool, seq, _start_worker(spool.directory))
+    return StageRun(origin, spool, seq, _start_worker(spool.directory, FINISH_SECONDS))
 
 
 def replay(workdir: Path, timeout_seconds: float = 60.0) -> int:
@@ -233,7 +233,7 @@ def _parts(items: Iterable[tuple[str, Any]], size: int) -> Iterable[dict[str, An
         yield part
 
 
-def _start_worker(directory: Path, drain_seconds: float = FINISH_SECONDS) -> "subprocess.Popen[bytes] | None":
+def _start_worker(directory: Path, drain_seconds: float) -> "subprocess.Popen[bytes] | None":
     """Start the process that delivers a spool; it ends when its standard input does and the spool is empty."""
     root = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}

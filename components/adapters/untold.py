@@ -13,7 +13,7 @@ import shutil
 import tarfile
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -35,7 +35,6 @@ KEEP_SECONDS = 10.0
 MAX_BYTES = 64 * 2**20
 """Of a spool as it lies on the disk; one number a step takes 120 bytes."""
 _MARK = "kept"
-_STATES = ("state.json", "rejected.jsonl")
 
 
 def place_of(artifact_root: str, run_id: str = "") -> str:
@@ -148,13 +147,14 @@ def _pack(directory: Path) -> bytes:
         raise ReasrmError(f"it is {size / 1e6:.0f} MB, more than {MAX_BYTES / 1e6:.0f}")
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=6) as archive:
-        for name in _STATES:
-            if (directory / name).exists():
-                archive.add(directory / name, name)
-        content = "".join(lines.values()).encode()
-        entry = tarfile.TarInfo("ops.jsonl")
-        entry.size = len(content)
-        archive.addfile(entry, io.BytesIO(content))
+        # Who delivered there says nothing here, where another process may have its number.
+        state = json.dumps(asdict(replace(read_state(directory), deliverer=0, error="")))
+        for name, text in (("state.json", state), ("ops.jsonl", "".join(lines.values()))):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+        if (directory / "rejected.jsonl").exists():
+            archive.add(directory / "rejected.jsonl", "rejected.jsonl")
         for seq in lines:
             if folders[seq].is_dir():
                 archive.add(folders[seq], f"files/{seq}")

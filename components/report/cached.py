@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 EDGES = frozenset({"pairs", "traces", "examples", "distillation", "sft", "grpo"})
 """Names of inputs that come from a stage of the same run."""
-WHY = "KFP took the result of an earlier run from its cache"
+WHY = (
+    "KFP took the result of an earlier run from its cache (or the stage ran, and could tell neither MLflow nor S3: "
+    "then its curves are lost)"
+)
 
 
 def record_cached(

@@ -55,16 +55,22 @@ def close(
     """
     with kfp_task("report"):
         run_id = os.environ.get(RUN_ID_VARIABLE) or run_id
-        ending = Ending.now(run_id, experiment, state, redact(error) if error else None, settings)
-        storage = _storage()
-        waiting = tell_rest(storage, artifact_root, run_id)
-        recorded = record(ending, storage, waiting)
-        if storage and os.environ.get("MLFLOW_TRACKING_URI"):
-            if recorded and not waiting:
-                forget(run_id, storage, artifact_root)
-                close_earlier(run_id, storage, artifact_root)
-            else:
-                keep(ending, storage, artifact_root)
+        try:
+            _close(Ending.now(run_id, experiment, state, redact(error) if error else None, settings), artifact_root)
+        except Exception:
+            logger.exception("not all of run %s is told to MLflow", run_id)
+
+
+def _close(ending: Ending, artifact_root: str) -> None:
+    storage = _storage()
+    waiting = tell_rest(storage, artifact_root, ending.run_id)
+    recorded = record(ending, storage, waiting)
+    if storage and os.environ.get("MLFLOW_TRACKING_URI"):
+        if recorded and not waiting:
+            forget(ending.run_id, storage, artifact_root)
+            close_earlier(ending.run_id, storage, artifact_root)
+        else:
+            keep(ending, storage, artifact_root)
 
 
 def close_earlier(but: str, storage: "Storage", artifact_root: str) -> None:

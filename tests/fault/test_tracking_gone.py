@@ -17,6 +17,7 @@ import pytest
 
 from components.adapters import origin, stage_run, untold
 from components.adapters.model_versions import VersionInfo
+from components.adapters.spool import State, read_state
 from components.adapters.stage import run_stage, tracked
 from components.adapters.tracking import list_runs, load
 from components.adapters.untold import Shelf, place_of
@@ -147,11 +148,14 @@ def test_what_pods_took_with_them_is_told_once_at_the_end_of_the_run(cluster, tm
 
 
 @pytest.mark.parametrize("first_end", [Transient("stopped"), ValueError("failed")], ids=["stopped", "failed"])
-def test_next_attempt_in_another_pod_takes_up_what_was_not_told(cluster, first_end):
+def test_next_attempt_in_another_pod_takes_up_what_was_not_told(cluster, first_end, tmp_path):
     cluster.mlflow(False)
     with pytest.raises(type(first_end)):
         cluster.train(range(20), end=first_end)
     [before] = cluster.kept()
+    untold.fetch(cluster.s3.storage, f"{place_of(cluster.root, cluster.run_id)}/{before}", tmp_path / "looked at")
+    # In another pod another process may have the number of the one that could not deliver.
+    assert read_state(tmp_path / "looked at") == State()
     with pytest.raises(Transient):
         cluster.train(range(15, 30), end=Transient("stopped"))
     assert cluster.kept() == [before]  # one object, however many attempts
