@@ -1,8 +1,9 @@
-"""The process that empties a spool into MLflow: `python -m components.adapters.delivery DIRECTORY SECONDS`.
+"""The process that empties a spool into MLflow: `python -m components.adapters.delivery DIRECTORY SECONDS [URI]`.
 
 It delivers in order and remembers the last operation that MLflow took. Each byte on its standard input says that
 there is more; at the end of input it has SECONDS to deliver the rest. Whatever may have reached MLflow before a
-failure is looked up before it is sent again, so nothing is there twice.
+failure is looked up before it is sent again, so nothing is there twice. While MLflow is away the spool is kept in S3
+now and then, in the folder URI, as a stage or its machine may be killed.
 """
 
 import json
@@ -43,11 +44,13 @@ from components.adapters.tracking import (
     quoted,
     search_model,
 )
+from components.core.errors import ReasrmError
 from components.core.redact import redact
 
 logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 15.0
+KEEP_EVERY_SECONDS = 600.0
 UNREACHABLE_SECONDS = 2.5
 MAX_BACKOFF_SECONDS = 5.0
 MAX_ARTIFACT_TRIES = 3
@@ -139,8 +142,11 @@ class Delivery:
         return end
 
     def _finish(self, op: Op) -> None:
-        if not self.state.told_until:
-            self.client.set_terminated(self.state.run_id, op.data["status"], op.time)
+        """Close the run; told late, only if this attempt came to the end that the later one did not."""
+        run_id, status = self.state.run_id, op.data["status"]
+        if self.state.told_until and (status != "FINISHED" or self.client.get_run(run_id).info.status == "FINISHED"):
+            return
+        self.client.set_terminated(run_id, status, op.time)
 
     def _attached(self, run_id: str) -> Any | None:
         """Return the run that KFP's plugin made for this task; without it the stage gets one of its own."""
@@ -314,8 +320,20 @@ class Delivery:
             self.client.log_batch(self.state.run_id, metrics=metrics)
 
 
-def deliver(directory: Path, drain_seconds: float) -> bool:
+def keep(directory: Path, uri: str) -> None:
+    """Keep in S3 what MLflow was not told yet. Best effort."""
+    from components.adapters.storage import Storage
+    from components.adapters.untold import Shelf
+
+    try:
+        Shelf(Storage.from_env(), uri).settle(directory, told=False)
+    except ReasrmError as error:
+        logger.warning("the spool is not kept at %s: %s", uri, error)
+
+
+def deliver(directory: Path, drain_seconds: float, keep_at: str = "") -> bool:
     """Deliver until the input ends and the spool is empty, or the time after the end of input is up."""
+    kept = time.monotonic()
     delivery = Delivery(directory, replace(read_state(directory), deliverer=os.getpid(), error=""))
     write_state(directory, delivery.state)
     reader, ops, ended_at, failures = SpoolReader(directory, delivery.state.acked), list[Op](), 0.0, 0
@@ -329,6 +347,9 @@ def deliver(directory: Path, drain_seconds: float) -> bool:
                 failures = 0
                 continue
             failures += 1
+            if keep_at and time.monotonic() - kept > KEEP_EVERY_SECONDS:
+                keep(directory, keep_at)
+                kept = time.monotonic()
         elif ended_at:
             return True
         over = time.monotonic() - ended_at if ended_at else 0.0
@@ -395,9 +416,11 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # MLflow without pandas is what mlflow-skinny is; it loads in half of the time.
     sys.modules["pandas"] = None  # type: ignore[assignment]
-    directory, drain_seconds = Path(sys.argv[1]), float(sys.argv[2])
+    directory, drain_seconds, keep_at = Path(sys.argv[1]), float(sys.argv[2]), "".join(sys.argv[3:])
     with sole_deliverer(directory, LOCK_SECONDS) as alone:
-        done = alone and deliver(directory, drain_seconds)
+        done = alone and deliver(directory, drain_seconds, keep_at)
+        if alone and not done and keep_at:  # the stage does so itself, unless it was killed
+            keep(directory, keep_at)
     return 0 if done else 75
 
 

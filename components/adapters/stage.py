@@ -394,6 +394,7 @@ def tracked(
         workdir=workdir,
         tags={},
         is_own_task=is_own_task,
+        keep_at=shelf.uri if shelf else "",
     )
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:

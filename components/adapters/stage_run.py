@@ -57,6 +57,8 @@ class StageRun:
     open_seq: int
     worker: "subprocess.Popen[bytes] | None"
     nonfinite: int = 0
+    keep_at: str = ""
+    """Uri of the folder in S3 where the spool is kept while MLflow is away."""
 
     @property
     def mlflow_run_id(self) -> str | None:
@@ -178,7 +180,7 @@ class StageRun:
             except BrokenPipeError:
                 logger.warning("tracking: the delivery process ended, see %s", self.spool.directory / "delivery.log")
                 _stop(self.worker)
-                self.worker = _start_worker(self.spool.directory, FINISH_SECONDS)
+                self.worker = _start_worker(self.spool.directory, FINISH_SECONDS, self.keep_at)
 
 
 def open_stage_run(
@@ -190,6 +192,7 @@ def open_stage_run(
     workdir: Path,
     tags: Mapping[str, str],
     is_own_task: bool = True,
+    keep_at: str = "",
 ) -> StageRun:
     """Open a stage's run below its pipeline run, or again if the stage is retried.
 
@@ -207,7 +210,7 @@ def open_stage_run(
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         logger.warning("tracking: MLFLOW_TRACKING_URI is not set; metrics and lineage stay in %s", spool.directory)
         return StageRun(origin, spool, seq, None)
-    return StageRun(origin, spool, seq, _start_worker(spool.directory, FINISH_SECONDS))
+    return StageRun(origin, spool, seq, _start_worker(spool.directory, FINISH_SECONDS, keep_at), keep_at=keep_at)
 
 
 def replay(workdir: Path, timeout_seconds: float = 60.0) -> int:
@@ -233,11 +236,11 @@ def _parts(items: Iterable[tuple[str, Any]], size: int) -> Iterable[dict[str, An
         yield part
 
 
-def _start_worker(directory: Path, drain_seconds: float) -> "subprocess.Popen[bytes] | None":
+def _start_worker(directory: Path, drain_seconds: float, keep_at: str = "") -> "subprocess.Popen[bytes] | None":
     """Start the process that delivers a spool; it ends when its standard input does and the spool is empty."""
     root = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-m", "components.adapters.delivery", str(directory), str(drain_seconds)]
+    command = [sys.executable, "-m", "components.adapters.delivery", str(directory), str(drain_seconds), keep_at]
     try:
         with (directory / "delivery.log").open("ab") as log:
             worker = subprocess.Popen(

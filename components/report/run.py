@@ -39,6 +39,7 @@ STATUSES: Mapping[str, Status] = {
 UNTOLD = ("RUNNING", "")
 EARLIER_SECONDS = 600.0
 """For all earlier runs together."""
+MAX_FAILED = 3
 
 
 def close(
@@ -75,14 +76,15 @@ def _close(ending: Ending, artifact_root: str) -> None:
 
 def close_earlier(but: str, storage: "Storage", artifact_root: str) -> None:
     """Close the runs whose own exit handlers could not, as MLflow was away. Best effort."""
-    deadline = time.monotonic() + EARLIER_SECONDS
+    deadline, num_failed = time.monotonic() + EARLIER_SECONDS, 0
     for ending in kept(storage, artifact_root, but):
         with in_place_of(ending):
             waiting = tell_kept(storage, artifact_root, ending.run_id, deadline)
             recorded = record(ending, storage, waiting)
         if recorded and not waiting:
             forget(ending.run_id, storage, artifact_root)
-        if not recorded or time.monotonic() > deadline:
+        num_failed += not recorded  # one of them may be at fault itself
+        if num_failed == MAX_FAILED or time.monotonic() > deadline:
             return
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from components.adapters import origin, stage_run, untold
+from components.adapters import origin, pipeline_run, stage_run, untold
 from components.adapters.model_versions import VersionInfo
-from components.adapters.spool import State, read_state
+from components.adapters.spool import Spool, State, read_state
 from components.adapters.stage import run_stage, tracked
 from components.adapters.tracking import list_runs, load
 from components.adapters.untold import Shelf, place_of
@@ -250,6 +250,69 @@ def test_run_of_which_mlflow_heard_nothing_at_all_is_shown(cluster):
     assert cluster.kept() == []
 
 
+def until(condition, seconds=90.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.1)
+
+
+LONG = """
+import sys
+from components.adapters import delivery
+delivery.KEEP_EVERY_SECONDS = 0.1
+sys.exit(delivery.main())
+"""
+
+
+def test_long_stage_that_goes_with_its_machine_has_kept_what_it_could_not_tell(cluster):
+    cluster.mlflow(False)
+    workdir = cluster.pod() / f"sft-{'0' * 20}"
+    shelf = Shelf.of(cluster.s3.storage, cluster.root, cluster.run_id, workdir)
+    spool = Spool.open(workdir / "tracking")
+    names = {"run_id": cluster.run_id, "run_name": "monday", "stage": "sft", "experiment": cluster.experiment}
+    spool.append("open", names | {"attach": "", "tags": {}})
+    for step in range(5):
+        spool.append("metrics", {"metrics": {"loss": 1.0 / (step + 1)}, "step": step})
+    command = [sys.executable, "-c", LONG, str(spool.directory), "10", shelf.uri]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE) as delivering:
+        until(cluster.kept)
+        delivering.kill()
+    shutil.rmtree(workdir)
+    cluster.mlflow(True)
+    cluster.close("FAILED")
+    assert cluster.losses() == curve(5)
+    assert cluster.runs()["sft"].info.status == "KILLED"  # it said of no end
+    assert cluster.kept() == []
+
+
+OUT_OF_MEMORY = """
+import os, signal, sys
+from pathlib import Path
+from components.adapters import tracking
+run = tracking.open_stage_run(
+    run_id=sys.argv[1], run_name="monday", stage="sft", experiment=sys.argv[2], workdir=Path(sys.argv[3]), tags={},
+    keep_at=sys.argv[4],
+)
+for step in range(5):
+    run.log_metrics({"loss": 1.0 / (step + 1)}, step)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_stage_s_delivery_keeps_what_it_could_not_tell(cluster):
+    cluster.mlflow(False)
+    workdir = cluster.pod() / f"sft-{'0' * 20}"
+    shelf = Shelf.of(cluster.s3.storage, cluster.root, cluster.run_id, workdir)
+    command = [sys.executable, "-c", OUT_OF_MEMORY, cluster.run_id, cluster.experiment, str(workdir), shelf.uri]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    until(cluster.kept)
+    shutil.rmtree(workdir)
+    cluster.mlflow(True)
+    cluster.close("FAILED")
+    assert cluster.losses() == curve(5)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -264,13 +327,30 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_stage_that_was_killed_does_not_run_for_ever(cluster, tmp_path):
-    command = [sys.executable, "-c", KILLED, cluster.run_id, cluster.experiment, str(tmp_path / "killed")]
+def kill_stage(cluster, folder):
+    """Let an attempt open its run in MLflow and die."""
+    command = [sys.executable, "-c", KILLED, cluster.run_id, cluster.experiment, str(folder)]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
     assert cluster.runs()["sft"].info.status == "RUNNING"
+
+
+def test_stage_that_was_killed_does_not_run_for_ever(cluster, tmp_path):
+    kill_stage(cluster, tmp_path / "killed")
     cluster.close("FAILED")
     assert cluster.runs()["sft"].info.status == "KILLED"
     assert not next(run for run in list_runs() if run.run_id == cluster.run_id).running
+
+
+def test_work_that_was_done_is_shown_as_done_though_a_later_attempt_died(cluster, tmp_path):
+    cluster.mlflow(False)
+    cluster.train(range(3))
+    cluster.mlflow(True)
+    kill_stage(cluster, tmp_path / "killed")
+    pipeline_run.finish_parent(cluster.run_id, cluster.experiment, "FAILED", {})
+    assert cluster.runs()["sft"].info.status == "KILLED"
+    cluster.close()
+    assert cluster.runs()["sft"].info.status == "FINISHED"
+    assert cluster.losses() == curve(3)
 
 
 def test_on_one_machine_the_working_folder_is_told_and_the_copy_goes(cluster, tmp_path):
