@@ -103,6 +103,7 @@ def build(placement: Placement | None = None) -> Any:
             base_model=base_model,
             preference_data=preference_data,
             seed=seed,
+            artifact_root=artifact_root,
         )
         place("report", end)
         with dsl.ExitHandler(end, name="train and judge"), ExitStack() as rest:

@@ -1,9 +1,10 @@
 """Which bytes of old runs may go: what no registered version, no recent run and no recent work needs.
 
 An artifact is needed if something needed names its uri: in a version's tags, or anywhere in a manifest, such as its
-parents, its sources or the checkpoint that it resumed from. What is not understood counts as needed: objects that do
-not lie at <root>/<stage>/<key>/ are never touched, and a manifest that cannot be read ends the command. So does a
-registry that does not know what these runs have published: it is not the one that says what is needed.
+parents, its sources or the checkpoint that it resumed from. What MLflow was not told of a run goes when it is old. What
+is not understood counts as needed: objects that do not lie at <root>/<stage>/<key>/ or in the place of what MLflow was
+not told are never touched, and a manifest that cannot be read ends the command. So does a registry that does not know
+what these runs have published: it is not the one that says what is needed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,11 +18,12 @@ from components.adapters.model_versions import VersionInfo
 from components.adapters.stage import KEY_LENGTH
 from components.adapters.storage import ObjectInfo
 from components.adapters.tracking import RunInfo
+from components.adapters.untold import TRACKING, place_of
 from components.core.errors import InvalidInput
 from components.core.manifest import MANIFEST_NAME, STAGES, Manifest
 
-Kind = Literal["work of a finished stage", "unfinished work", "artifact"]
-ORDER: tuple[Kind, ...] = ("work of a finished stage", "unfinished work", "artifact")
+Kind = Literal["work of a finished stage", "unfinished work", "not told to MLflow", "artifact"]
+ORDER: tuple[Kind, ...] = ("work of a finished stage", "unfinished work", "not told to MLflow", "artifact")
 """In this order things are deleted: first what can be missed most easily."""
 PARTIAL, PROMOTIONS = "partial", "promotions"
 AT_ONCE = 16
@@ -54,7 +56,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Item:
-    """Objects that may go together: all of an artifact, or the work in progress below it."""
+    """Objects that may go together: of an artifact, of work in progress, or of what MLflow was not told of a run."""
 
     kind: Kind
     uri: str
@@ -92,7 +94,8 @@ def make_plan(
     for version in versions:
         registered.add([version.source_uri, *version.tags.values()])
     recent = _Needed(below)
-    recent.add(_of_runs(below.root, _kept_runs(runs, policy, now)))
+    kept_runs = _kept_runs(runs, policy, now)
+    recent.add(_of_runs(below.root, kept_runs))
     recent.add(uri for uri in below.works if below.newest(uri) >= now - timedelta(days=policy.keep_days))
     items: list[Item] = []
     kept: dict[str, int] = {}
@@ -116,6 +119,12 @@ def make_plan(
             items += [Item("artifact", uri, tuple(rest))] if rest else []
         elif partial or rest:
             items.append(Item("unfinished work", uri, (*partial, *rest)))
+    for uri, objects in below.untold.items():
+        young = any((one.modified or now) >= now - timedelta(days=policy.keep_days) for one in objects)
+        if young or any(uri == place_of(below.root, run.run_id) for run in kept_runs):
+            keep("of recent runs", objects)
+        else:
+            items.append(Item("not told to MLflow", uri, tuple(objects)))
     keep("not ours to judge", below.others)
     return Plan(tuple(sorted(items, key=lambda item: (ORDER.index(item.kind), item.uri))), kept)
 
@@ -196,11 +205,15 @@ class _Below:
         self.works: dict[str, list[ObjectInfo]] = {}
         self.others: list[ObjectInfo] = []
         self.promoted: dict[str, str] = {}  # model -> folder of its log of promotions
+        self.untold: dict[str, list[ObjectInfo]] = {}  # what MLflow was not told, by the folder of the run
         for one in storage.list(f"{root}/"):
             stage, _, rest = one.uri.removeprefix(f"{root}/").partition("/")
             key, _, name = rest.partition("/")
             if stage in STAGES and name and len(key) == KEY_LENGTH and not set(key) - set("0123456789abcdef"):
                 self.works.setdefault(f"{root}/{stage}/{key}", []).append(one)
+                continue
+            if stage == TRACKING and name:
+                self.untold.setdefault(f"{root}/{stage}/{key}", []).append(one)
                 continue
             self.others.append(one)
             if stage == PROMOTIONS and name.endswith(".json"):

@@ -1,12 +1,14 @@
-"""The process that empties a spool into MLflow: `python -m components.adapters.delivery DIRECTORY SECONDS`.
+"""The process that empties a spool into MLflow: `python -m components.adapters.delivery DIRECTORY SECONDS [URI]`.
 
 It delivers in order and remembers the last operation that MLflow took. Each byte on its standard input says that
 there is more; at the end of input it has SECONDS to deliver the rest. Whatever may have reached MLflow before a
-failure is looked up before it is sent again, so nothing is there twice.
+failure is looked up before it is sent again, so nothing is there twice. While MLflow is away the spool is kept in S3
+now and then, in the folder URI, as a stage or its machine may be killed.
 """
 
 import json
 import logging
+import math
 import os
 import re
 import select
@@ -42,17 +44,28 @@ from components.adapters.tracking import (
     quoted,
     search_model,
 )
+from components.core.errors import ReasrmError
 from components.core.redact import redact
 
 logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 15.0
+KEEP_EVERY_SECONDS = 600.0
 UNREACHABLE_SECONDS = 2.5
 MAX_BACKOFF_SECONDS = 5.0
 MAX_ARTIFACT_TRIES = 3
 DIGEST_CHARS = 36  # What MLflow keeps of a dataset's digest; the whole one is in a tag of the input.
 
 Point = tuple[int, int, float]
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run has of a metric: all points (step, time, value), and of other attempts the steps and last value."""
+
+    points: frozenset[Point]
+    steps: frozenset[int]
+    last: float | None
 
 
 @dataclass
@@ -63,7 +76,7 @@ class Delivery:
     state: State
     mlflow: Any = field(default_factory=load)
     uncertain: bool = True
-    history: dict[str, list[Point]] = field(default_factory=dict)
+    history: dict[str, History] = field(default_factory=dict)
     params: dict[str, str] | None = None
     models: dict[str, str] = field(default_factory=dict)
 
@@ -82,7 +95,7 @@ class Delivery:
             "model": self._model,
             "use_model": self._use_model,
             "scores": self._scores,
-            "finish": lambda op: self.client.set_terminated(self.state.run_id, op.data["status"]),
+            "finish": self._finish,
         }
         handlers[ops[0].kind](ops[0])
 
@@ -104,8 +117,9 @@ class Delivery:
                 tags["mlflow.parentRunId"] = parent.info.run_id
                 run, reused = self._create(experiment_id, op, tags, data["stage"]), False
         info = run.info
+        late = reused and info.status != "RUNNING" and op.time < (info.end_time or 0)
         if reused:
-            self._reopen(run, tags)
+            self._reopen(run, tags, late)
         else:
             self.params, self.uncertain = {}, False
         self.state = replace(
@@ -115,7 +129,24 @@ class Delivery:
             reused=reused,
             run_id=info.run_id,
             experiment_id=str(info.experiment_id),
+            told_until=self._end_of(op) if late else 0,
         )
+
+    def _end_of(self, op: Op) -> int:
+        """Return when the attempt that this operation opened did its last one."""
+        end = op.time
+        for later in SpoolReader(self.directory, op.seq).read():
+            if later.kind == "open":
+                break
+            end = later.time
+        return end
+
+    def _finish(self, op: Op) -> None:
+        """Close the run; told late, only if this attempt came to the end that the later one did not."""
+        run_id, status = self.state.run_id, op.data["status"]
+        if self.state.told_until and (status != "FINISHED" or self.client.get_run(run_id).info.status == "FINISHED"):
+            return
+        self.client.set_terminated(run_id, status, op.time)
 
     def _attached(self, run_id: str) -> Any | None:
         """Return the run that KFP's plugin made for this task; without it the stage gets one of its own."""
@@ -132,12 +163,14 @@ class Delivery:
     def _create(self, experiment_id: str, op: Op, tags: dict[str, str], name: str) -> Any:
         return self.client.create_run(experiment_id, start_time=op.time, tags=tags, run_name=name)
 
-    def _reopen(self, run: Any, tags: dict[str, str]) -> None:
-        new = {key: value for key, value in tags.items() if run.data.tags.get(key) != value}
+    def _reopen(self, run: Any, tags: dict[str, str], late: bool) -> None:
+        """Go on with a run; of one that ended after this attempt began, state and tags stay as they are."""
+        known = run.data.tags
+        new = {key: value for key, value in tags.items() if key not in known or (known[key] != value and not late)}
         if new:
             entities = [self.mlflow.entities.RunTag(key, value) for key, value in new.items()]
             self.client.log_batch(run.info.run_id, tags=entities[:MAX_PARAMS_OR_TAGS])
-        if run.info.status != "RUNNING":
+        if run.info.status != "RUNNING" and not late:
             self.client.update_run(run.info.run_id, status="RUNNING")
         self.params = dict(run.data.params)
 
@@ -159,6 +192,9 @@ class Delivery:
                 tags |= changed
             else:
                 tags |= op.data["tags"]
+        if tags and self.state.told_until:
+            known = self.client.get_run(self.state.run_id).data.tags
+            tags = {key: value for key, value in tags.items() if key not in known}
         if metrics or params or tags:
             self.client.log_batch(
                 self.state.run_id,
@@ -172,7 +208,8 @@ class Delivery:
         if self.params is None:
             self.params = dict(self.client.get_run(self.state.run_id).data.params)
         new = {key: value for key, value in params.items() if key not in self.params}
-        different = {key: value for key, value in params.items() if self.params.get(key, value) != value}
+        late = self.state.told_until
+        different = {key: value for key, value in params.items() if self.params.get(key, value) != value and not late}
         self.params |= new
         return new, {clean_key(f"reasrm.changed.{key}"): cut(v, MAX_TAG_CHARS) for key, v in different.items()}
 
@@ -182,21 +219,19 @@ class Delivery:
             return metrics
         new = {}
         for key, value in metrics.items():
-            points = self._points(key)
-            before = [point for point in points if point[1] < self.state.opened]
-            sent = (step or 0, at, value) in points
-            if step is None:
-                known = bool(before) and max(before, key=lambda point: point[1])[2] == value
-            else:
-                known = any(point[0] == step for point in before)
-            if not sent and not known:
+            there = self._history(key)
+            known = value == there.last if step is None else step in there.steps
+            if not known and (step or 0, at, value) not in there.points:
                 new[key] = value
         return new
 
-    def _points(self, key: str) -> list[Point]:
+    def _history(self, key: str) -> History:
         if key not in self.history:
-            points = self.client.get_metric_history(self.state.run_id, key)
-            self.history[key] = [(p.step, p.timestamp, p.value) for p in points]
+            points = [(p.step, p.timestamp, p.value) for p in self.client.get_metric_history(self.state.run_id, key)]
+            end = self.state.told_until or math.inf
+            others = [point for point in points if not self.state.opened <= point[1] <= end]
+            last = max(others, key=lambda point: point[1])[2] if others else None
+            self.history[key] = History(frozenset(points), frozenset(step for step, _, _ in others), last)
         return self.history[key]
 
     def _dataset(self, data: dict[str, Any], context: str) -> str:
@@ -285,8 +320,20 @@ class Delivery:
             self.client.log_batch(self.state.run_id, metrics=metrics)
 
 
-def deliver(directory: Path, drain_seconds: float) -> bool:
+def keep(directory: Path, uri: str) -> None:
+    """Keep in S3 what MLflow was not told yet. Best effort."""
+    from components.adapters.storage import Storage
+    from components.adapters.untold import Shelf
+
+    try:
+        Shelf(Storage.from_env(), uri).settle(directory, told=False)
+    except ReasrmError as error:
+        logger.warning("the spool is not kept at %s: %s", uri, error)
+
+
+def deliver(directory: Path, drain_seconds: float, keep_at: str = "") -> bool:
     """Deliver until the input ends and the spool is empty, or the time after the end of input is up."""
+    kept = time.monotonic()
     delivery = Delivery(directory, replace(read_state(directory), deliverer=os.getpid(), error=""))
     write_state(directory, delivery.state)
     reader, ops, ended_at, failures = SpoolReader(directory, delivery.state.acked), list[Op](), 0.0, 0
@@ -300,6 +347,9 @@ def deliver(directory: Path, drain_seconds: float) -> bool:
                 failures = 0
                 continue
             failures += 1
+            if keep_at and time.monotonic() - kept > KEEP_EVERY_SECONDS:
+                keep(directory, keep_at)
+                kept = time.monotonic()
         elif ended_at:
             return True
         over = time.monotonic() - ended_at if ended_at else 0.0
@@ -366,9 +416,11 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # MLflow without pandas is what mlflow-skinny is; it loads in half of the time.
     sys.modules["pandas"] = None  # type: ignore[assignment]
-    directory, drain_seconds = Path(sys.argv[1]), float(sys.argv[2])
+    directory, drain_seconds, keep_at = Path(sys.argv[1]), float(sys.argv[2]), "".join(sys.argv[3:])
     with sole_deliverer(directory, LOCK_SECONDS) as alone:
-        done = alone and deliver(directory, drain_seconds)
+        done = alone and deliver(directory, drain_seconds, keep_at)
+        if alone and not done and keep_at:  # the stage does so itself, unless it was killed
+            keep(directory, keep_at)
     return 0 if done else 75
 
 

@@ -36,6 +36,7 @@ from components.adapters.stage import (
     stopping_cleanly,
     tracked,
 )
+from components.adapters.untold import Shelf
 from components.core.errors import InvalidInput, Transient
 from components.core.manifest import Manifest
 from components.core.redact import redact
@@ -167,7 +168,8 @@ def run_part(
         check_content(work, content)
         work = dataclasses.replace(work, workdir=part_workdir(work.workdir, share))
         named = f"{stage} {share}"
-        with exclusive(work.workdir), tracked(run_id, run_name, named, experiment, work.workdir) as tracking:
+        shelf = Shelf.of(work.storage, artifact_root, run_id, work.workdir)
+        with exclusive(work.workdir), tracked(run_id, run_name, named, experiment, work.workdir, shelf) as tracking:
             describe_work(work, tracking)
             tracking.set_tags({"reasrm.part": str(share), "reasrm.part_of": stage})
             if work.committed() is not None:

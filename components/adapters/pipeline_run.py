@@ -7,12 +7,24 @@ have runs too). Where it did, that tree is the one that is used; where it did no
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from components.adapters.origin import OF_RUN, RECIPE, source_tags
 from components.adapters.spool import MAX_PARAMS_OR_TAGS, MAX_TAG_CHARS, clean_key, cut, finite, flatten
 from components.adapters.stage_run import SOURCE, Status
-from components.adapters.tracking import all_experiments, call, load, quoted, search_model, uri_of
+from components.adapters.tracking import (
+    StageOutput,
+    all_experiments,
+    all_of,
+    all_pages,
+    call,
+    load,
+    output_of,
+    quoted,
+    search_model,
+    uri_of,
+)
 from components.core.errors import ReasrmError
 
 logger = logging.getLogger(__name__)
@@ -110,35 +122,50 @@ def open_parent(run_id: str, name: str, experiment: str, tags: Mapping[str, str]
     return _best_effort(f"opening run {run_id}", work)
 
 
-def finish_parent(run_id: str, experiment: str, status: Status, tags: Mapping[str, str]) -> bool:
+def finish_parent(run_id: str, experiment: str, status: Status, tags: Mapping[str, str], at: int | None = None) -> bool:
     """Close the run of the whole pipeline, for the exit handler; best effort, True if it is done.
 
-    The plugin's is tagged and left to KFP, which closes it.
+    `at` is when it ended, in milliseconds since 1970; without it that is now. Stages that are still open were killed
+    before they could say so. The plugin's is tagged and left to KFP, which closes it and those below it.
     """
 
     def work(client: Any, parent: Any) -> None:
         _tag(client, parent, {**_names(run_id), **tags})
         if not _is_plugins(parent):
-            client.set_terminated(parent.info.run_id, status)
+            query = f"tags.`mlflow.parentRunId` = {quoted(parent.info.run_id)} AND attributes.status = 'RUNNING'"
+            for stage in client.search_runs([parent.info.experiment_id], query, max_results=1000):
+                client.set_terminated(stage.info.run_id, "KILLED", at)
+            client.set_terminated(parent.info.run_id, status, at)
 
     return _on_parent(f"closing run {run_id}", run_id, experiment, work)
 
 
-def stages_of(run_id: str) -> tuple[set[str], set[str]]:
-    """Return the stages that have a run in a pipeline run, and the uris of all artifacts that they read and made.
+@dataclass(frozen=True)
+class Told:
+    """What MLflow knows of a run's stages, parts aside: which have a run, what they made, and the uris of their inputs.
 
-    Raises Transient or InvalidInput.
+    `sources` aside, which no stage made.
     """
 
-    def work(client: Any) -> tuple[set[str], set[str]]:
-        query = f"tags.`reasrm.run_id` = {quoted(run_id)} AND tags.`reasrm.role` = 'stage'"
-        runs = client.search_runs(all_experiments(client), query, max_results=1000)
-        uris = {run.data.tags.get("reasrm.output_uri", "") for run in runs}
-        given = [one for run in runs for one in run.inputs.dataset_inputs]
-        uris |= {uri_of(one.dataset.source) for one in given if SOURCE not in {tag.value for tag in one.tags}}
-        return {run.data.tags.get("reasrm.stage", "") for run in runs}, uris - {""}
+    stages: frozenset[str] = frozenset()
+    outputs: tuple[StageOutput, ...] = ()
+    inputs: frozenset[str] = frozenset()
 
-    return call(f"looking up the stages of run {run_id}", work) or (set(), set())
+
+def stages_of(run_id: str) -> Told:
+    """Return what MLflow knows of the stages of a pipeline run. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> list[Any]:
+        query = f"tags.`reasrm.run_id` = {quoted(run_id)} AND tags.`reasrm.role` = 'stage'"
+        known = all_experiments(client)
+        return all_pages(lambda **page: client.search_runs(known, query, **page)) if known else []
+
+    runs = all_of(f"looking up the stages of run {run_id}", work)
+    given = [one for run in runs for one in run.inputs.dataset_inputs]
+    inputs = {uri_of(one.dataset.source) for one in given if SOURCE not in {tag.value for tag in one.tags}}
+    made = (output_of(run) for run in runs)
+    stages = frozenset(run.data.tags.get("reasrm.stage", "") for run in runs)
+    return Told(stages, tuple(one for one in made if one), frozenset(inputs - {""}))
 
 
 def tag_parent(run_id: str, experiment: str, tags: Mapping[str, str]) -> bool:

@@ -93,7 +93,9 @@ class Op:
 class State:
     """How far delivery came. `opened` is the time of the `open` that led to the run; ids are MLflow's.
 
-    `error` is what holds up the process `deliverer`; an earlier process's error says nothing about now.
+    `error` is what holds up the process `deliverer`; an earlier process's error says nothing about now. `told_until` is
+    set where the run had ended after `opened`, so that this attempt at the stage is told behind another one: it is the
+    time of the attempt's last operation.
     """
 
     acked: int = 0
@@ -105,6 +107,7 @@ class State:
     reused: bool = False
     run_id: str = ""
     experiment_id: str = ""
+    told_until: int = 0
 
 
 def read_state(directory: Path) -> State:

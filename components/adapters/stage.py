@@ -24,6 +24,7 @@ from pydantic import ValidationError
 import components
 from components.adapters import launch, ranks
 from components.adapters.progress import Progress
+from components.adapters.untold import Shelf
 from components.core.config import StageConfig
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.manifest import Manifest, Parent, describe, parents_of, run_key, started_from
@@ -224,7 +225,8 @@ def run_stage(
             with exclusive(work.workdir / "launch") as folder:
                 (launcher or launch.Torchrun(folder / "job")).launch(job)
             return StageResult(_result_of(work), reused=False)
-        with exclusive(work.workdir), tracked(run_id, run_name, stage, experiment, work.workdir) as tracking:
+        shelf = Shelf.of(work.storage, artifact_root, run_id, work.workdir)
+        with exclusive(work.workdir), tracked(run_id, run_name, stage, experiment, work.workdir, shelf) as tracking:
             describe_work(work, tracking)
             committed = work.committed()
             if committed is not None:
@@ -365,12 +367,34 @@ def exclusive(workdir: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def tracked(run_id: str, run_name: str, stage: str, experiment: str, workdir: Path) -> Iterator["StageRun"]:
-    """Keep a run of MLflow open for a piece of work, and close it as the work ends."""
+def tracked(
+    run_id: str,
+    run_name: str,
+    stage: str,
+    experiment: str,
+    workdir: Path,
+    shelf: Shelf | None = None,
+    *,
+    is_own_task: bool = True,
+) -> Iterator["StageRun"]:
+    """Keep a run of MLflow open for a piece of work, and close it as the work ends.
+
+    What MLflow was not told by then is put on the shelf. `is_own_task`: this process is the stage's own task.
+    """
     from components.adapters.tracking import open_stage_run
 
+    shelf = shelf if os.environ.get("MLFLOW_TRACKING_URI") else None  # without it nobody would come for it
+    if shelf:
+        shelf.restore(workdir / "tracking")
     tracking = open_stage_run(
-        run_id=run_id, run_name=run_name or run_id, stage=stage, experiment=experiment, workdir=workdir, tags={}
+        run_id=run_id,
+        run_name=run_name or run_id,
+        stage=stage,
+        experiment=experiment,
+        workdir=workdir,
+        tags={},
+        is_own_task=is_own_task,
+        keep_at=shelf.uri if shelf else "",
     )
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FAILED"
     try:
@@ -380,7 +404,12 @@ def tracked(run_id: str, run_name: str, stage: str, experiment: str, workdir: Pa
         status = "KILLED"
         raise
     finally:
-        tracking.finish(status)
+        told = False
+        try:
+            told = tracking.finish(status)
+        finally:
+            if shelf:
+                shelf.settle(tracking.spool.directory, told)
 
 
 class Stopped(BaseException):

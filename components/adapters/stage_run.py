@@ -57,6 +57,8 @@ class StageRun:
     open_seq: int
     worker: "subprocess.Popen[bytes] | None"
     nonfinite: int = 0
+    keep_at: str = ""
+    """Uri of the folder in S3 where the spool is kept while MLflow is away."""
 
     @property
     def mlflow_run_id(self) -> str | None:
@@ -178,35 +180,47 @@ class StageRun:
             except BrokenPipeError:
                 logger.warning("tracking: the delivery process ended, see %s", self.spool.directory / "delivery.log")
                 _stop(self.worker)
-                self.worker = _start_worker(self.spool.directory)
+                self.worker = _start_worker(self.spool.directory, FINISH_SECONDS, self.keep_at)
 
 
 def open_stage_run(
-    *, run_id: str, run_name: str, stage: str, experiment: str, workdir: Path, tags: Mapping[str, str]
+    *,
+    run_id: str,
+    run_name: str,
+    stage: str,
+    experiment: str,
+    workdir: Path,
+    tags: Mapping[str, str],
+    is_own_task: bool = True,
+    keep_at: str = "",
 ) -> StageRun:
     """Open a stage's run below its pipeline run, or again if the stage is retried.
 
-    Where KFP's MLflow plugin has made a run for the stage (MLFLOW_RUN_ID names it, or it is found by its name), that is
-    the one. Without MLFLOW_TRACKING_URI everything stays in `workdir/tracking` until `replay`.
+    Where KFP's MLflow plugin has made a run for the stage (MLFLOW_RUN_ID names it where this process is the stage's own
+    task, or it is found by its name), that is the one. Without MLFLOW_TRACKING_URI everything stays in
+    `workdir/tracking` until `replay`.
     """
     spool = Spool.open(workdir / "tracking")
     origin = {"reasrm.run_id": run_id, **origin_tags()}
     names = {"run_id": run_id, "run_name": run_name, "stage": stage, "experiment": experiment}
     tags = {**origin, **source_tags(source_of(stage)), **tags}
     cleaned = {clean_key(key): cut(str(value), MAX_TAG_CHARS) for key, value in tags.items()}
-    attach = {"attach": os.environ.get("MLFLOW_RUN_ID", "")}
+    attach = {"attach": os.environ.get("MLFLOW_RUN_ID", "") if is_own_task else ""}
     seq = spool.append("open", names | attach | {"tags": cleaned}).seq
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         logger.warning("tracking: MLFLOW_TRACKING_URI is not set; metrics and lineage stay in %s", spool.directory)
         return StageRun(origin, spool, seq, None)
-    return StageRun(origin, spool, seq, _start_worker(spool.directory))
+    return StageRun(origin, spool, seq, _start_worker(spool.directory, FINISH_SECONDS, keep_at), keep_at=keep_at)
 
 
 def replay(workdir: Path, timeout_seconds: float = 60.0) -> int:
-    """Deliver what an earlier stage left in its spool; return the number of operations still left."""
+    """Deliver what an earlier stage left in its spool; return the number of operations still left.
+
+    Without time it only counts them.
+    """
     spool = Spool.open(workdir / "tracking")
     left = spool.last_seq - read_state(spool.directory).acked
-    if not left or not os.environ.get("MLFLOW_TRACKING_URI"):
+    if not left or timeout_seconds <= 0 or not os.environ.get("MLFLOW_TRACKING_URI"):
         return left
     worker = _start_worker(spool.directory, timeout_seconds)
     if worker is None:
@@ -222,11 +236,11 @@ def _parts(items: Iterable[tuple[str, Any]], size: int) -> Iterable[dict[str, An
         yield part
 
 
-def _start_worker(directory: Path, drain_seconds: float = FINISH_SECONDS) -> "subprocess.Popen[bytes] | None":
+def _start_worker(directory: Path, drain_seconds: float, keep_at: str = "") -> "subprocess.Popen[bytes] | None":
     """Start the process that delivers a spool; it ends when its standard input does and the spool is empty."""
     root = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    command = [sys.executable, "-m", "components.adapters.delivery", str(directory), str(drain_seconds)]
+    command = [sys.executable, "-m", "components.adapters.delivery", str(directory), str(drain_seconds), keep_at]
     try:
         with (directory / "delivery.log").open("ab") as log:
             worker = subprocess.Popen(

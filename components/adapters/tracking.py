@@ -209,23 +209,19 @@ def find_outputs(run_id: str, tag: str = "reasrm.run_id") -> list[StageOutput]:
 
     def work(client: Any) -> list[StageOutput]:
         known, query = all_experiments(client), f"tags.`{tag}` = {quoted(run_id)}"
-        tagged = [
-            (run.info.run_id, run.data.tags)
-            for run in (all_pages(lambda **page: client.search_runs(known, query, **page)) if known else ())
-        ]
-        return [
-            StageOutput(
-                tags.get("reasrm.stage", ""),
-                tags["reasrm.output_uri"],
-                tags.get("reasrm.output_digest", ""),
-                str(run),
-                tags.get("reasrm.reused") == "true",
-            )
-            for run, tags in tagged
-            if "reasrm.output_uri" in tags and "reasrm.part" not in tags
-        ]
+        runs = all_pages(lambda **page: client.search_runs(known, query, **page)) if known else ()
+        return [made for made in map(output_of, runs) if made]
 
     return all_of(f"looking up run {run_id}", work)
+
+
+def output_of(run: Any) -> StageOutput | None:
+    """Return what a stage's run of MLflow made; None if it made nothing, or is a part's."""
+    tags = run.data.tags
+    if "reasrm.output_uri" not in tags or "reasrm.part" in tags:
+        return None
+    names = (tags.get("reasrm.stage", ""), tags["reasrm.output_uri"], tags.get("reasrm.output_digest", ""))
+    return StageOutput(*names, str(run.info.run_id), tags.get("reasrm.reused") == "true")
 
 
 def run_tags(mlflow_run_id: str) -> dict[str, str] | None:

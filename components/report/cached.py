@@ -4,45 +4,40 @@ KFP tells nobody. But the stages that did run know what they read, and its manif
 stage that must have been there and has no run is one that KFP took from its cache.
 """
 
-import logging
 import tempfile
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.adapters.pipeline_run import stages_of
+from components.adapters.pipeline_run import Told
 from components.adapters.stage import describe_inputs, tracked
-from components.core.errors import ReasrmError
+from components.adapters.tracking import StageOutput
 from components.core.manifest import Manifest
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
 
-logger = logging.getLogger(__name__)
-
 EDGES = frozenset({"pairs", "traces", "examples", "distillation", "sft", "grpo"})
 """Names of inputs that come from a stage of the same run."""
-WHY = "KFP took the result of an earlier run from its cache"
+WHY = (
+    "KFP took the result of an earlier run from its cache (or the stage ran, and could tell neither MLflow nor S3: "
+    "then its curves are lost)"
+)
 
 
-def record_cached(run_id: str, experiment: str, but: Collection[str] = ()) -> list[str]:
-    """Make the runs of a pipeline run's cached stages; best effort, returns the stages.
+def record_cached(
+    run_id: str, experiment: str, told: Told, storage: "Storage", but: Collection[str] = ()
+) -> list[StageOutput]:
+    """Make the runs of a pipeline run's cached stages, and return what they made. Raises Transient or InvalidInput.
 
-    Those of `but` are known to have run: MLflow was too slow to hear of it.
+    `told` is what MLflow knows of the run. The stages of `but` are known to have run: it only did not hear of it yet.
     """
-    from components.adapters.storage import Storage
-
-    try:
-        told, uris = stages_of(run_id)
-        storage = Storage.from_env()
-        cached = {stage: made for stage, made in _behind(uris, storage).items() if stage not in {*told, *but}}
-        for manifest in cached.values():
-            _record(manifest, run_id, experiment, storage)
-    except ReasrmError as error:
-        logger.warning("which stages KFP took from its cache is not recorded: %s", error)
-        return []
-    return sorted(cached)
+    uris = told.inputs | {made.uri for made in told.outputs}
+    cached = {stage: made for stage, made in _behind(uris, storage).items() if stage not in {*told.stages, *but}}
+    for manifest in cached.values():
+        _record(manifest, run_id, experiment, storage)
+    return [StageOutput(stage, made.uri, made.digest, "", True) for stage, made in sorted(cached.items())]
 
 
 def _behind(uris: Iterable[str], storage: "Storage") -> dict[str, Manifest]:
@@ -63,7 +58,7 @@ def _behind(uris: Iterable[str], storage: "Storage") -> dict[str, Manifest]:
 def _record(manifest: Manifest, run_id: str, experiment: str, storage: "Storage") -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
-        tracked(run_id, run_id, manifest.stage, experiment, Path(folder)) as tracking,
+        tracked(run_id, run_id, manifest.stage, experiment, Path(folder), is_own_task=False) as tracking,
     ):
         tracking.set_tags({"reasrm.cached": "kfp"})
         inputs = {name: storage.open(parent.uri) for name, parent in manifest.parents.items()}

@@ -11,9 +11,10 @@ def report(
     base_model: str,
     preference_data: str,
     seed: int,
+    artifact_root: str,
 ) -> None:
     """Close the pipeline's run in MLflow with its final status and log one line."""
     from components.report.run import close
 
-    settings = {"base_model": base_model, "preference_data": preference_data, "seed": seed}
-    close(run_id, experiment, status.state, status.error_message, settings)
+    settings: dict[str, str | int] = {"base_model": base_model, "preference_data": preference_data, "seed": seed}
+    close(run_id, experiment, status.state, status.error_message, settings, artifact_root)

@@ -1,10 +1,10 @@
 """What the run of the whole pipeline shows in MLflow: how it ended, what its stages did, the main numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from components.adapters.tracking import StageOutput, find_outputs
+from components.adapters.tracking import StageOutput
 from components.core.manifest import STAGES, Manifest
 
 if TYPE_CHECKING:
@@ -28,11 +28,9 @@ class Summary:
     """Digest of the manifest of the model that was registered."""
 
 
-def summarise(run_id: str, storage: "Storage") -> Summary:
-    """Return what the stages of a run made of it. Raises Transient or InvalidInput where MLflow or S3 is away."""
-    outputs = sorted(
-        (one for one in find_outputs(run_id) if one.stage in STAGES), key=lambda one: STAGES.index(one.stage)
-    )
+def summarise(made: Iterable[StageOutput], storage: "Storage") -> Summary:
+    """Return what the stages of a run made of it. Raises Transient or InvalidInput where S3 is away."""
+    outputs = sorted((one for one in made if one.stage in STAGES), key=lambda one: STAGES.index(one.stage))
     if not outputs:
         return Summary(NO_STAGE)
     manifests = {one.stage: storage.open(one.uri) for one in outputs}

@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from components.adapters import model_versions, tracking
+from components.adapters import model_versions, stage_run, tracking
 from components.adapters.pipeline_run import finish_parent
 from components.adapters.spool import read_state
 from components.core.errors import InvalidInput, Transient
 
 ROOT = Path(__file__).parents[2]
-LIMIT_SECONDS = 5.0
+LIMIT_SECONDS = 30.0
+"""A call that waits on MLflow takes minutes; one that does not takes up to 10 s, on a busy machine three times that."""
 
 
 class Gate:
@@ -96,6 +97,13 @@ def gate(services, monkeypatch):
 
 
 @pytest.fixture
+def patient(monkeypatch):
+    """Let a stage wait for an MLflow that is there, on a machine that may be busy."""
+    for name in ("FINISH_SECONDS", "STALLED_SECONDS", "UNREACHABLE_SECONDS"):
+        monkeypatch.setattr(stage_run, name, 60.0)
+
+
+@pytest.fixture
 def client(services):
     return tracking.load().MlflowClient(services.mlflow_uri)
 
@@ -154,7 +162,7 @@ def assert_all_there_once(client, name, num_steps):
     assert [(metric.key, metric.value) for metric in model.metrics] == [("accuracy", 0.5)]
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
@@ -166,7 +174,7 @@ def test_dead_from_start_to_end_then_replayed(gate, client, name, tmp_path, capl
     gate.set(mode)
     run = open_run(name, tmp_path)
     log(run, range(5))
-    assert run.slowest < 0.5
+    assert run.slowest < 4  # a request that hangs is given up after five seconds
     assert not run.finish("FINISHED")
     assert run.slowest < LIMIT_SECONDS
     assert f"operations wait in {tmp_path}" in caplog.text
@@ -178,6 +186,7 @@ def test_dead_from_start_to_end_then_replayed(gate, client, name, tmp_path, capl
     assert tracking.replay(tmp_path) == 0
 
 
+@pytest.mark.usefixtures("patient")
 def test_dead_in_the_middle_and_back_again(gate, client, name, tmp_path):
     gate.set("up")
     run = open_run(name, tmp_path)
@@ -194,6 +203,7 @@ def test_dead_in_the_middle_and_back_again(gate, client, name, tmp_path):
     assert_all_there_once(client, name, 60)
 
 
+@pytest.mark.usefixtures("patient")
 def test_answers_lost_after_mlflow_took_the_request(gate, client, name, tmp_path):
     gate.set("cuts")
     run = open_run(name, tmp_path)
@@ -225,6 +235,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("mode", ["up", "down"])
 def test_a_killed_stage_loses_no_point_and_its_retry_doubles_none(gate, client, name, tmp_path, mode):
     gate.set(mode)
@@ -240,6 +251,7 @@ def test_a_killed_stage_loses_no_point_and_its_retry_doubles_none(gate, client, 
     assert_all_there_once(client, name, 8)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_killed_delivery_process_is_replaced(gate, client, name, tmp_path, caplog):
     gate.set("up")
     run = open_run(name, tmp_path)
@@ -255,6 +267,7 @@ def test_a_killed_delivery_process_is_replaced(gate, client, name, tmp_path, cap
     assert_all_there_once(client, name, 6)
 
 
+@pytest.mark.usefixtures("patient")
 def test_what_mlflow_refuses_is_put_aside_and_holds_nothing_up(gate, client, name, tmp_path, caplog):
     gate.set("up")
     run = open_run(name, tmp_path)
@@ -293,7 +306,7 @@ def test_publishing_without_mlflow_says_that_it_can_be_tried_again(gate, name, m
         model_versions.register_version(name, "s3://bucket/m", None, None, {"reasrm.run_key": "k"}, "")
     assert not finish_parent("run-1", name, "FAILED", {})
     assert "does not answer" in caplog.text
-    assert time.monotonic() - start < 2 * (LIMIT_SECONDS + 1)
+    assert time.monotonic() - start < 2 * LIMIT_SECONDS
 
 
 def test_publishing_without_an_address_is_the_users_to_mend(monkeypatch):

@@ -1,0 +1,99 @@
+"""What MLflow could not be told while the stages ran: it is told at the end of the run, and then taken away."""
+
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.adapters.spool import read_state
+from components.adapters.stage import WORKDIR, WORKDIR_VARIABLE
+from components.adapters.stage_run import replay
+from components.adapters.untold import SUFFIX, drop, fetch, place_of, write
+from components.core.errors import ReasrmError
+
+if TYPE_CHECKING:
+    from components.adapters.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+TELL_SECONDS = 600.0
+"""For one run; its task may take half an hour."""
+AT_ONCE_SECONDS = 60.0
+PATIENCE_SECONDS = 30.0
+"""How long the rest is tried once one was not taken: MLflow is away, or only that one is at fault."""
+PART = "-part-"
+
+
+def tell_rest(storage: "Storage | None", artifact_root: str, run_id: str, seconds: float = TELL_SECONDS) -> set[str]:
+    """Tell MLflow what it was too slow for: from the working folders that are here, and of this run from S3.
+
+    Returns the stages of which something still waits. Best effort: S3 being away is logged.
+    """
+    deadline = time.monotonic() + seconds
+    waiting = tell_here(storage, deadline)
+    if storage and artifact_root:
+        waiting |= tell_kept(storage, artifact_root, run_id, deadline)
+    return waiting
+
+
+def tell_here(storage: "Storage | None", deadline: float) -> set[str]:
+    """Tell MLflow what lies in the working folders of this machine; return the stages of which something waits."""
+    waiting: set[str] = set()
+    for folder in sorted(Path(os.environ.get(WORKDIR_VARIABLE, WORKDIR)).glob("*/tracking")):
+        if not _tell(folder, deadline):
+            waiting.add(_stage_of(folder.parent.name))
+            deadline = min(deadline, time.monotonic() + PATIENCE_SECONDS)
+        elif storage:
+            drop(folder, storage)
+    return waiting
+
+
+def tell_kept(storage: "Storage", artifact_root: str, run_id: str, deadline: float) -> set[str]:
+    """Tell MLflow what stages of a run left in S3, whose disks are gone; return those of which something waits."""
+    place, waiting = place_of(artifact_root, run_id), set[str]()
+    try:
+        uris = [one.uri for one in storage.list(f"{place}/") if one.uri.endswith(SUFFIX)]
+    except ReasrmError as error:
+        logger.warning("what stages could not tell MLflow is not looked for in %s: %s", place, error)
+        return waiting
+    for uri in sorted(uris, key=lambda uri: uri.rpartition("/")[2]):  # in the order in which they began
+        try:
+            told = _tell_one(storage, uri, deadline)
+        except (ReasrmError, OSError) as error:
+            logger.warning("what a stage could not tell MLflow stays at %s: %s", uri, error)
+            told = False
+        if not told:
+            waiting.add(_stage_of(uri.rpartition("/")[0].rpartition("/")[2]))
+            deadline = min(deadline, time.monotonic() + PATIENCE_SECONDS)
+    return waiting
+
+
+def _tell_one(storage: "Storage", uri: str, deadline: float) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "tracking"
+        if not fetch(storage, uri, directory):
+            return True
+        before = read_state(directory).acked
+        told = _tell(directory, deadline)
+        if told:
+            storage.delete([uri])
+            logger.info("told MLflow what was kept at %s", uri)
+        elif read_state(directory).acked > before:
+            write(storage, uri, directory)  # so that the next one goes on from here
+        return told
+
+
+def _tell(directory: Path, deadline: float) -> bool:
+    """Deliver a spool as long as that gets on; True if nothing is left."""
+    left, acked = replay(directory.parent, 0.0), -1
+    while left and acked < read_state(directory).acked and (seconds := deadline - time.monotonic()) > 0:
+        acked = read_state(directory).acked
+        left = replay(directory.parent, min(seconds, AT_ONCE_SECONDS))
+    return not left
+
+
+def _stage_of(folder: str) -> str:
+    """Return the stage whose working folder has this name; of a part, which makes no artifact, the name itself."""
+    return folder if PART in folder else folder.partition("-")[0]
