@@ -2,7 +2,6 @@
 
 import os
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,16 +85,23 @@ def target(log: "Promotions", history: "list[Promotion]") -> str:
 
 
 def change(
-    log: "Promotions", version: "VersionInfo", kind: "Kind", by: str, why: str, seen: "list[Promotion] | None" = None
+    log: "Promotions",
+    version: "VersionInfo",
+    kind: "Kind",
+    by: str,
+    why: str,
+    *,
+    key: str,
+    seen: "list[Promotion] | None" = None,
 ) -> str:
     """Make a version champion by a human's decision, and say in words what changed. Raises Transient.
 
-    Whoever takes a place away means the champion of the history that was `seen`, and no other one.
+    `key` names the decision. Who takes a place away means the champion of the history that was `seen`, and no other.
     """
     from components.adapters.promotions import Holder, who
 
     compared = None if seen is None else (seen[-1].champion if seen else Holder()).digest
-    outcome = log.move(version, kind=kind, by=by or who(), why=why, key=uuid.uuid4().hex, compared=compared)
+    outcome = log.move(version, kind=kind, by=by or who(), why=why, key=key, compared=compared)
     if not outcome.promoted:
         now = outcome.replaces or "no version"
         raise InvalidInput(f"{log.model}@{log.alias} has changed meanwhile, to {now}; nothing was done: look again")
@@ -105,6 +111,15 @@ def change(
     return f"{log.model}@{log.alias} is version {version.version} now{before}"
 
 
-def said(log: "Promotions", record: "Promotion") -> str:
-    """Say in words what a record changed."""
-    return f"{log.model}@{log.alias} is version {record.champion.version} now (by {record.by}: {record.why})"
+def finished(log: "Promotions", rollback: "Promotion", last: "Promotion") -> str:
+    """Say in words what became of a rollback whose process died; `last` is the last record."""
+    who = f"{log.model}@{log.alias}"
+    if last.number == rollback.number:
+        now = f"{who} is version {last.champion.version} now (by {last.by}: {last.why})"
+        return f"finished the rollback that was interrupted: {now}"
+    before, then = (f"version {one.champion.version}" if one.champion else "nobody" for one in (rollback, last))
+    return (
+        f"the rollback that was interrupted took effect, and {who} was {before} (by {rollback.by}: {rollback.why}); "
+        f"since then it has become {then} (by {last.by}: {last.why}). Nothing more was done: run it again to go back "
+        "from that"
+    )

@@ -10,7 +10,7 @@ from threading import Barrier
 import pytest
 
 from components.adapters import model_versions, tracking
-from components.adapters.promotions import NONE, Holder, Promotion, find_log, former, taken_away
+from components.adapters.promotions import NONE, Holder, Promotion, find_log, former, log_places, taken_away
 from components.adapters.registry import MODEL_TAG, find_artifact, grammar_of
 from components.core.errors import Damaged, InvalidInput
 from components.core.manifest import Manifest, Parent
@@ -177,6 +177,8 @@ def test_a_renamed_model_keeps_its_log_and_one_that_takes_over_the_name_begins_i
     assert (renamed.place, other.place) == (log.place, f"{log.place}+2")
     assert other.settle() == []
     assert find_log(log.storage, old, "champion", root).place == other.place
+    places = log_places()
+    assert (places[new], places[old]) == (log.place, other.place)
     assert move(renamed, "3").replaces == f"{new}/2"
 
 
@@ -273,7 +275,7 @@ def test_a_rejected_version_is_taken_only_by_force(log, reasrm):
 def test_a_way_back_where_nobody_is_champion_blocks_nothing(log, reasrm):
     assert reasrm("rollback", log.model, "--to", "2")[0] == 0
     assert aliases(log) == {"champion": "2"}
-    assert log.pending() is None
+    assert log.untold() is None
     assert move(log, "3", compared=digest(log, "2")).promoted
     tracking.load().MlflowClient().delete_model_version(log.model, "3")
     code, words = reasrm("rollback", log.model)
@@ -287,7 +289,7 @@ def test_a_rollback_means_the_champion_that_was_there_when_it_was_asked_for(log)
     seen = log.settle()
     move(log, "3", compared=digest(log, "2"))
     with pytest.raises(InvalidInput, match=f"has changed meanwhile, to {log.model}/3; nothing was done"):
-        change(log, model_versions.get_version(log.model, "1"), "rollback", "ann", "why", seen=seen)
+        change(log, model_versions.get_version(log.model, "1"), "rollback", "ann", "why", key="k", seen=seen)
     assert aliases(log) == {"champion": "3", "previous": "2"}
     assert "reasrm.rolled_back" not in model_versions.get_version(log.model, "3").tags
 
