@@ -6,10 +6,12 @@ not lie at <root>/<stage>/<key>/ are never touched, and a manifest that cannot b
 registry that does not know what these runs have published: it is not the one that says what is needed.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 from urllib.parse import unquote
 
@@ -24,6 +26,7 @@ Kind = Literal["work of a finished stage", "unfinished work", "artifact"]
 ORDER: tuple[Kind, ...] = ("work of a finished stage", "unfinished work", "artifact")
 """In this order things are deleted: first what can be missed most easily."""
 PARTIAL, PROMOTIONS = "partial", "promotions"
+_ANOTHER = re.compile(r"\+\d+$")  # behind the name of a model that was not the first one called so
 AT_ONCE = 16
 """Requests to S3 at the same time."""
 
@@ -80,14 +83,23 @@ class Plan:
 
 
 def make_plan(
-    root: str, storage: Store, versions: Sequence[VersionInfo], runs: Sequence[RunInfo], policy: Policy, now: datetime
+    root: str,
+    storage: Store,
+    versions: Sequence[VersionInfo],
+    runs: Sequence[RunInfo],
+    policy: Policy,
+    now: datetime,
+    logs: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
-    """Say what may go below an artifact root. Raises what reading the objects and manifests raises."""
+    """Say what may go below an artifact root; `logs` is where registered models say that their promotions are.
+
+    Raises InvalidInput where MLflow cannot say what is needed, and what reading the objects and manifests raises.
+    """
     below = _Below(root.rstrip("/"), storage)
     if not below.works:
         raise InvalidInput(f"there are no artifacts below {root}; give the artifact_root of the runs")
     runs = [run for run in runs if below.knows(run)]
-    _check_registry(below, versions, runs)
+    _check_registry(below, versions, runs, logs)
     registered = _Needed(below)
     for version in versions:
         registered.add([version.source_uri, *version.tags.values()])
@@ -158,11 +170,16 @@ def _still(item: Item, agreed: set[ObjectInfo], storage: Store) -> list[ObjectIn
     return list(item.objects) if set(item.objects) == agreed == there else []
 
 
-def _check_registry(below: "_Below", versions: Sequence[VersionInfo], runs: Sequence[RunInfo]) -> None:
+def _check_registry(
+    below: "_Below", versions: Sequence[VersionInfo], runs: Sequence[RunInfo], logs: Mapping[str, str]
+) -> None:
     """Raise InvalidInput if MLflow cannot be the one that these runs report to, or has lost what they told it."""
     remedy = "see that MLFLOW_TRACKING_URI is the server of these runs; if it lost data, restore it first"
     names = {version.name for version in versions}
-    for model, folder in sorted(below.promoted.items()):
+    # A model that is renamed keeps its log, and one that takes over a name has another one: see `promotions.find_log`.
+    owners = {place.rstrip("/"): name for name, place in logs.items()}
+    for folder in sorted(below.promoted):
+        model = owners.get(folder) or unquote(_ANOTHER.sub("", folder.rpartition("/")[2]))
         if model not in names:
             raise InvalidInput(
                 f"{folder}/ says that {model} had a champion, but the registry has no version of it: {remedy}. If the "
@@ -195,7 +212,7 @@ class _Below:
         self.root, self.storage = root, storage
         self.works: dict[str, list[ObjectInfo]] = {}
         self.others: list[ObjectInfo] = []
-        self.promoted: dict[str, str] = {}  # model -> folder of its log of promotions
+        self.promoted: set[str] = set()  # folders of logs of promotions
         for one in storage.list(f"{root}/"):
             stage, _, rest = one.uri.removeprefix(f"{root}/").partition("/")
             key, _, name = rest.partition("/")
@@ -204,7 +221,7 @@ class _Below:
                 continue
             self.others.append(one)
             if stage == PROMOTIONS and name.endswith(".json"):
-                self.promoted[unquote(key)] = f"{root}/{stage}/{key}"
+                self.promoted.add(f"{root}/{stage}/{key}")
         self._uris = {one.uri for objects in self.works.values() for one in objects}
         self._mentions: dict[str, frozenset[str]] = {}
 
