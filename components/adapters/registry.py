@@ -1,18 +1,17 @@
 """Models by their names in the registry, and the artifacts behind them."""
 
-import re
 from typing import TYPE_CHECKING
 
 from components.adapters.model_versions import VersionInfo, get_alias, get_version
 from components.core.errors import InvalidInput
 from components.core.manifest import Manifest
+from components.core.references import parse_name
 from components.core.verdict import GRAMMARS, Grammar
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
 
 MODEL_TAG, PAIRS_TAG, DIGEST_TAG = "reasrm.manifest_uri", "reasrm.pairs_uri", "reasrm.manifest_digest"
-_NAME = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@:]+))?")
 
 
 def find_version(reference: str) -> VersionInfo | None:
@@ -22,12 +21,10 @@ def find_version(reference: str) -> VersionInfo | None:
         Transient: MLflow does not answer.
         InvalidInput: MLflow refuses, no server is set, or it is no such name.
     """
-    match = _NAME.fullmatch(reference)
-    if match is None:
+    named = parse_name(reference)
+    if named is None:
         raise InvalidInput(f"{reference!r} is no registered model; write name@champion, name/3 or name (the newest)")
-    if match["alias"]:
-        return get_alias(match["name"], match["alias"])
-    return get_version(match["name"], match["version"] or "")
+    return get_alias(named.name, named.alias) if named.alias else get_version(named.name, named.version)
 
 
 def find_artifact(reference: str, storage: "Storage", tag: str) -> Manifest | None:

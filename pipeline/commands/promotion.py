@@ -1,19 +1,17 @@
 """What `reasrm rollback` and `reasrm promote` share: the servers, the version that is meant, and the change itself."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.core.errors import InvalidInput
+from components.core.references import parse_name
 
 if TYPE_CHECKING:
     from components.adapters.model_versions import VersionInfo
     from components.adapters.promotions import Kind, Promotion, Promotions
-
-_VERSION = re.compile(r"(?:models:/)?(?P<name>[^/@]+)/(?P<version>\d+)")
 
 
 @contextmanager
@@ -38,10 +36,10 @@ def open_log(model: str, alias: str) -> "Promotions":
 
 def parse_version(reference: str) -> tuple[str, str]:
     """Return name and number of `name/3`. Raises InvalidInput."""
-    match = _VERSION.fullmatch(reference)
-    if match is None:
+    named = parse_name(reference)
+    if named is None or not named.version:
         raise InvalidInput(f"{reference!r} is no model version; write name/3")
-    return match["name"], match["version"]
+    return named.name, named.version
 
 
 def find_version(log: "Promotions", number: str) -> "VersionInfo":
