@@ -72,6 +72,17 @@ def open_artifact(version: VersionInfo, storage: "Storage", tag: str = MODEL_TAG
     return manifest
 
 
+def check_files(what: str, manifest: Manifest, storage: "Storage") -> None:
+    """Raise InvalidInput if an artifact's files are gone or of another size; whoever needs them may find out late."""
+    there = {one.uri: one.size for one in storage.list(f"{manifest.uri}/")}
+    gone = [entry.path for entry in manifest.files if there.get(f"{manifest.uri}/{entry.path}") != entry.size]
+    if gone:
+        raise InvalidInput(
+            f"{what} is {manifest.uri}, of which {len(gone)} of {len(manifest.files)} files are gone or not whole, "
+            f"such as {gone[0]}; restore them in S3, or name another version"
+        )
+
+
 def artifact_of(version: VersionInfo) -> str:
     """Return the uri of the artifact that holds a version's weights."""
     return version.tags.get(MODEL_TAG) or version.source_uri.removesuffix("/model")

@@ -43,9 +43,9 @@ def parse_version(reference: str) -> tuple[str, str]:
 
 
 def find_version(log: "Promotions", number: str) -> "VersionInfo":
-    """Return a version whose model is there. Raises InvalidInput if it is not, or there is no such version."""
+    """Return a version whose model is there with all files. Raises InvalidInput if not, or if there is no such one."""
     from components.adapters.model_versions import get_version
-    from components.adapters.registry import open_artifact
+    from components.adapters.registry import check_files, open_artifact
 
     version = get_version(log.model, number) if number.isdigit() else None
     if version is None:
@@ -53,7 +53,7 @@ def find_version(log: "Promotions", number: str) -> "VersionInfo":
             f"MLflow's registry has no {log.model}/{number}; look at its versions in the MLflow UI and name one "
             "(reasrm rollback --to VERSION)"
         )
-    open_artifact(version, log.storage)
+    check_files(f"{log.model}/{number}", open_artifact(version, log.storage), log.storage)
     return version
 
 

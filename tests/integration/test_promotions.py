@@ -13,7 +13,7 @@ from components.adapters import model_versions, tracking
 from components.adapters.promotions import NONE, Holder, Promotion, find_log, former, log_places, taken_away
 from components.adapters.registry import MODEL_TAG, find_artifact, grammar_of
 from components.core.errors import Damaged, InvalidInput
-from components.core.manifest import Manifest, Parent
+from components.core.manifest import FileEntry, Manifest, Parent
 from pipeline import cli
 from pipeline.commands.promotion import change
 
@@ -305,6 +305,25 @@ def test_a_version_whose_artifact_holds_another_model_now_is_refused(log, reasrm
     model_versions.set_alias(log.model, "champion", "2")
     with pytest.raises(InvalidInput, match="is version 2, registered with digest"):
         find_artifact(f"{log.model}@champion", log.storage, MODEL_TAG)
+
+
+def test_a_version_whose_weights_are_gone_is_refused(log, reasrm):
+    """Somebody made room in the bucket and left the manifest."""
+    version = model_versions.get_version(log.model, "1")
+    uri = version.tags["reasrm.manifest_uri"]
+    weights = (FileEntry(path="model/model.safetensors", size=4, sha256="0" * 64),)
+    made = log.storage.open(uri).model_copy(update={"files": weights})
+    log.storage.write_bytes(f"{uri}/manifest.json", made.to_bytes())
+    log.storage.write_bytes(f"{uri}/model/model.safetensors", b"abcd")
+    model_versions.tag_version(log.model, "1", {"reasrm.manifest_digest": made.digest})
+    for number in "12":
+        move(log, number)
+    log.storage.delete([f"{uri}/model/model.safetensors"])
+    for command in (["rollback", log.model], ["promote", f"{log.model}/1", "--reason", "x"]):
+        code, words = reasrm(*command)
+        assert code == 2
+        assert f"{log.model}/1 is {uri}, of which 1 of 1 files are gone or not whole" in words
+    assert aliases(log) == {"champion": "2", "previous": "1"}
 
 
 def test_what_is_not_there_is_refused_and_nothing_moves(log, reasrm, s3):
