@@ -32,6 +32,7 @@ from pipeline.placement import training_job
 from pipeline.profile import Secrets
 
 if TYPE_CHECKING:
+    from components.adapters.model_versions import VersionInfo
     from components.adapters.storage import Storage
 
 logger = logging.getLogger("reasrm")
@@ -107,11 +108,12 @@ def pin(parameters: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str
 
     storage = Storage.from_env()
     found, changed, starts = {}, dict(parameters), dict[str, Manifest]()
+    versions: dict[str, VersionInfo | None] = {}  # a champion that changes in between is still one
     for stage, setting, tag in (("prepare", "since", PAIRS_TAG), ("sft", "warm_start", MODEL_TAG)):
         values = parse_settings(stage, str(parameters[f"{stage}_config"]), None, None)
         name, uri = str(values.get(setting) or ""), ""
         if name:
-            manifest = find_artifact(name, storage, tag)
+            manifest = find_artifact(name, storage, tag, versions)
             if manifest:
                 check_files(f"{stage}.{setting}: {name}", manifest, storage)
                 starts[setting] = manifest

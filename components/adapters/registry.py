@@ -1,5 +1,6 @@
 """Models by their names in the registry, and the artifacts behind them."""
 
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 from components.adapters.model_versions import VersionInfo, get_alias, get_version
@@ -27,17 +28,23 @@ def find_version(reference: str) -> VersionInfo | None:
     return get_alias(named.name, named.alias) if named.alias else get_version(named.name, named.version)
 
 
-def find_artifact(reference: str, storage: "Storage", tag: str) -> Manifest | None:
+def find_artifact(
+    reference: str, storage: "Storage", tag: str, known: MutableMapping[str, VersionInfo | None] | None = None
+) -> Manifest | None:
     """Return the artifact at an s3:// uri, or the one that a registered version names in a tag.
 
-    None where the registry has no such version (yet).
+    None where the registry has no such version (yet). `known` holds what was looked up before, and is added to: whoever
+    takes several artifacts of a champion wants them of the same one.
 
     Raises:
         Transient: MLflow or S3 does not answer.
         InvalidInput: the artifact is gone or another one, or the version does not say where it is.
     """
     if not reference.startswith("s3://"):
-        version = find_version(reference)
+        known = {} if known is None else known
+        if reference not in known:
+            known[reference] = find_version(reference)
+        version = known[reference]
         return None if version is None else open_artifact(version, storage, tag, reference)
     manifest = storage.open(reference.rstrip("/"))
     if manifest is None:
