@@ -27,6 +27,7 @@ ORDER: tuple[Kind, ...] = ("work of a finished stage", "unfinished work", "artif
 """In this order things are deleted: first what can be missed most easily."""
 PARTIAL, PROMOTIONS = "partial", "promotions"
 _ANOTHER = re.compile(r"\+\d+$")  # behind the name of a model that was not the first one called so
+NUM_NAMED = 5
 AT_ONCE = 16
 """Requests to S3 at the same time."""
 
@@ -104,8 +105,15 @@ def make_plan(
     for version in versions:
         registered.add([version.source_uri, *version.tags.values()])
     recent = _Needed(below)
-    recent.add(_of_runs(below.root, _kept_runs(runs, policy, now)))
-    recent.add(uri for uri in below.works if below.newest(uri) >= now - timedelta(days=policy.keep_days))
+    since = now - timedelta(days=policy.keep_days)
+    newest = _newest_runs(runs, policy, since)
+    recent.add(_of_runs(below.root, newest))
+    recent.add(uri for uri in below.works if below.newest(uri) >= since)
+    unended = [run for run in runs if run.running and run not in newest]
+    running = _Needed(below)
+    running.add(_of_runs(below.root, unended))
+    names = ", ".join(run.run_id for run in unended[:NUM_NAMED]) + (", ..." if len(unended) > NUM_NAMED else "")
+    of_running = f"of runs that have not ended in MLflow: {names}"
     items: list[Item] = []
     kept: dict[str, int] = {}
 
@@ -115,6 +123,9 @@ def make_plan(
     for uri, objects in below.works.items():
         if recent.needs(uri):
             keep("of recent runs", objects)
+            continue
+        if running.needs(uri):
+            keep(of_running, objects)
             continue
         finished = below.is_finished(uri)
         partial = [one for one in objects if one.uri.startswith(f"{uri}/{PARTIAL}/")]
@@ -193,10 +204,9 @@ def _check_registry(
         )
 
 
-def _kept_runs(runs: Sequence[RunInfo], policy: Policy, now: datetime) -> list[RunInfo]:
-    newest = sorted(runs, key=lambda run: -run.started)[: policy.keep_runs]
-    since = (now - timedelta(days=policy.keep_days)).timestamp()
-    return newest + [run for run in runs if run.running or run.started >= since]
+def _newest_runs(runs: Sequence[RunInfo], policy: Policy, since: datetime) -> list[RunInfo]:
+    in_order = sorted(runs, key=lambda run: -run.started)
+    return [run for place, run in enumerate(in_order) if place < policy.keep_runs or run.started >= since.timestamp()]
 
 
 def _of_runs(root: str, runs: Iterable[RunInfo]) -> Iterator[str]:

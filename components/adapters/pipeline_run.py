@@ -12,13 +12,11 @@ from typing import Any
 from components.adapters.origin import OF_RUN, RECIPE, source_tags
 from components.adapters.spool import MAX_PARAMS_OR_TAGS, MAX_TAG_CHARS, clean_key, cut, finite, flatten
 from components.adapters.stage_run import SOURCE, Status
-from components.adapters.tracking import all_experiments, call, load, quoted, search_model, uri_of
+from components.adapters.tracking import PLUGIN_TAG, all_experiments, call, load, quoted, search_model, uri_of
 from components.core.errors import ReasrmError
 
 logger = logging.getLogger(__name__)
 
-PLUGIN_TAG = "kfp.pipeline_run_id"
-"""Tag of the plugin's run of the whole pipeline (KFP 2.17, backend/src/apiserver/plugins/mlflow/util.go)."""
 _SHARED = {*OF_RUN.values(), "reasrm.uncommitted"}
 
 

@@ -177,6 +177,18 @@ def test_recent_runs_keep_their_work_in_progress_too() -> None:
     assert {item.uri for item in make_plan(ROOT, store, [], both, NONE, NOW).items} == {uri_of(2)}
 
 
+def test_runs_that_have_not_ended_keep_their_work_and_are_named() -> None:
+    """One that was killed says so for ever; whoever wants its space has to know which it is."""
+    store = Memory()
+    for number in range(3):
+        store.artifact(number)
+    size = sum(one.size for one in store.list(uri_of(1)))
+    newer = run_of(2, 2, running=True, started=OLD + timedelta(days=1))
+    plan = make_plan(ROOT, store, [], [run_of(1, 1, running=True), newer], Policy(1, 0), NOW)
+    assert {item.uri for item in plan.items} == {uri_of(0)}
+    assert plan.kept["of runs that have not ended in MLflow: run-1"] == size
+
+
 def test_days_keep_what_is_young_and_all_that_it_was_made_from() -> None:
     store = Memory()
     store.artifact(0), store.artifact(1), store.artifact(2, [uri_of(0)], modified=NOW - timedelta(days=3))
