@@ -19,7 +19,7 @@ from components.adapters import kubernetes
 from components.adapters.entry import kfp_task, parse_settings
 from components.adapters.origin import OF_RUN, origin_tags
 from components.adapters.progress import Progress
-from components.adapters.registry import MODEL_TAG, PAIRS_TAG, find_artifact
+from components.adapters.registry import MODEL_TAG, PAIRS_TAG, check_files, find_artifact
 from components.adapters.stage import RUN_ID_VARIABLE, RUN_NAME_VARIABLE, content_of, name_work
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.manifest import Manifest
@@ -32,6 +32,7 @@ from pipeline.placement import training_job
 from pipeline.profile import Secrets
 
 if TYPE_CHECKING:
+    from components.adapters.model_versions import VersionInfo
     from components.adapters.storage import Storage
 
 logger = logging.getLogger("reasrm")
@@ -107,13 +108,14 @@ def pin(parameters: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str
 
     storage = Storage.from_env()
     found, changed, starts = {}, dict(parameters), dict[str, Manifest]()
+    versions: dict[str, VersionInfo | None] = {}  # a champion that changes in between is still one
     for stage, setting, tag in (("prepare", "since", PAIRS_TAG), ("sft", "warm_start", MODEL_TAG)):
         values = parse_settings(stage, str(parameters[f"{stage}_config"]), None, None)
         name, uri = str(values.get(setting) or ""), ""
         if name:
-            manifest = find_artifact(name, storage, tag)
+            manifest = find_artifact(name, storage, tag, versions)
             if manifest:
-                _check_files(f"{stage}.{setting}: {name}", manifest, storage)
+                check_files(f"{stage}.{setting}: {name}", manifest, storage)
                 starts[setting] = manifest
             uri = manifest.uri if manifest else ""
             logger.info("%s.%s: %s is %s", stage, setting, name, uri or "nobody yet")
@@ -123,17 +125,6 @@ def pin(parameters: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str
         _check_learned(starts["warm_start"], starts.get("since"), storage)
         _warn_of_base(starts["warm_start"], str(parameters.get("base_model", "")), storage)
     return changed, found
-
-
-def _check_files(what: str, manifest: Manifest, storage: "Storage") -> None:
-    """Raise InvalidInput if an artifact's files are gone; training would find out hours later."""
-    there = {one.uri: one.size for one in storage.list(f"{manifest.uri}/")}
-    gone = [entry.path for entry in manifest.files if there.get(f"{manifest.uri}/{entry.path}") != entry.size]
-    if gone:
-        raise InvalidInput(
-            f"{what} is {manifest.uri}, of which {len(gone)} of {len(manifest.files)} files are gone or not whole, "
-            f"such as {gone[0]}; restore them in S3, or name another version"
-        )
 
 
 def _check_learned(start: Manifest, since: Manifest | None, storage: "Storage") -> None:

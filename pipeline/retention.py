@@ -7,10 +7,12 @@ not told are never touched, and a manifest that cannot be read ends the command.
 what these runs have published: it is not the one that says what is needed.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 from urllib.parse import unquote
 
@@ -26,6 +28,8 @@ Kind = Literal["work of a finished stage", "unfinished work", "not told to MLflo
 ORDER: tuple[Kind, ...] = ("work of a finished stage", "unfinished work", "not told to MLflow", "artifact")
 """In this order things are deleted: first what can be missed most easily."""
 PARTIAL, PROMOTIONS = "partial", "promotions"
+_ANOTHER = re.compile(r"\+\d+$")  # behind the name of a model that was not the first one called so
+NUM_NAMED = 5
 AT_ONCE = 16
 """Requests to S3 at the same time."""
 
@@ -82,21 +86,36 @@ class Plan:
 
 
 def make_plan(
-    root: str, storage: Store, versions: Sequence[VersionInfo], runs: Sequence[RunInfo], policy: Policy, now: datetime
+    root: str,
+    storage: Store,
+    versions: Sequence[VersionInfo],
+    runs: Sequence[RunInfo],
+    policy: Policy,
+    now: datetime,
+    logs: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
-    """Say what may go below an artifact root. Raises what reading the objects and manifests raises."""
+    """Say what may go below an artifact root; `logs` is where registered models say that their promotions are.
+
+    Raises InvalidInput where MLflow cannot say what is needed, and what reading the objects and manifests raises.
+    """
     below = _Below(root.rstrip("/"), storage)
     if not below.works:
         raise InvalidInput(f"there are no artifacts below {root}; give the artifact_root of the runs")
     runs = [run for run in runs if below.knows(run)]
-    _check_registry(below, versions, runs)
+    _check_registry(below, versions, runs, logs)
     registered = _Needed(below)
     for version in versions:
         registered.add([version.source_uri, *version.tags.values()])
     recent = _Needed(below)
-    kept_runs = _kept_runs(runs, policy, now)
-    recent.add(_of_runs(below.root, kept_runs))
-    recent.add(uri for uri in below.works if below.newest(uri) >= now - timedelta(days=policy.keep_days))
+    since = now - timedelta(days=policy.keep_days)
+    newest = _newest_runs(runs, policy, since)
+    recent.add(_of_runs(below.root, newest))
+    recent.add(uri for uri in below.works if below.newest(uri) >= since)
+    unended = [run for run in runs if run.running and run not in newest]
+    running = _Needed(below)
+    running.add(_of_runs(below.root, unended))
+    names = ", ".join(run.run_id for run in unended[:NUM_NAMED]) + (", ..." if len(unended) > NUM_NAMED else "")
+    of_running = f"of runs that have not ended in MLflow: {names}"
     items: list[Item] = []
     kept: dict[str, int] = {}
 
@@ -106,6 +125,9 @@ def make_plan(
     for uri, objects in below.works.items():
         if recent.needs(uri):
             keep("of recent runs", objects)
+            continue
+        if running.needs(uri):
+            keep(of_running, objects)
             continue
         finished = below.is_finished(uri)
         partial = [one for one in objects if one.uri.startswith(f"{uri}/{PARTIAL}/")]
@@ -119,9 +141,9 @@ def make_plan(
             items += [Item("artifact", uri, tuple(rest))] if rest else []
         elif partial or rest:
             items.append(Item("unfinished work", uri, (*partial, *rest)))
+    places = {place_of(below.root, run.run_id) for run in (*newest, *unended)}
     for uri, objects in below.untold.items():
-        young = any((one.modified or now) >= now - timedelta(days=policy.keep_days) for one in objects)
-        if young or any(uri == place_of(below.root, run.run_id) for run in kept_runs):
+        if uri in places or any((one.modified or now) >= since for one in objects):
             keep("of recent runs", objects)
         else:
             items.append(Item("not told to MLflow", uri, tuple(objects)))
@@ -167,11 +189,16 @@ def _still(item: Item, agreed: set[ObjectInfo], storage: Store) -> list[ObjectIn
     return list(item.objects) if set(item.objects) == agreed == there else []
 
 
-def _check_registry(below: "_Below", versions: Sequence[VersionInfo], runs: Sequence[RunInfo]) -> None:
+def _check_registry(
+    below: "_Below", versions: Sequence[VersionInfo], runs: Sequence[RunInfo], logs: Mapping[str, str]
+) -> None:
     """Raise InvalidInput if MLflow cannot be the one that these runs report to, or has lost what they told it."""
     remedy = "see that MLFLOW_TRACKING_URI is the server of these runs; if it lost data, restore it first"
     names = {version.name for version in versions}
-    for model, folder in sorted(below.promoted.items()):
+    # A model that is renamed keeps its log, and one that takes over a name has another one: see `promotions.find_log`.
+    owners = {place.rstrip("/"): name for name, place in logs.items()}
+    for folder in sorted(below.promoted):
+        model = owners.get(folder) or unquote(_ANOTHER.sub("", folder.rpartition("/")[2]))
         if model not in names:
             raise InvalidInput(
                 f"{folder}/ says that {model} had a champion, but the registry has no version of it: {remedy}. If the "
@@ -185,10 +212,9 @@ def _check_registry(below: "_Below", versions: Sequence[VersionInfo], runs: Sequ
         )
 
 
-def _kept_runs(runs: Sequence[RunInfo], policy: Policy, now: datetime) -> list[RunInfo]:
-    newest = sorted(runs, key=lambda run: -run.started)[: policy.keep_runs]
-    since = (now - timedelta(days=policy.keep_days)).timestamp()
-    return newest + [run for run in runs if run.running or run.started >= since]
+def _newest_runs(runs: Sequence[RunInfo], policy: Policy, since: datetime) -> list[RunInfo]:
+    in_order = sorted(runs, key=lambda run: -run.started)
+    return [run for place, run in enumerate(in_order) if place < policy.keep_runs or run.started >= since.timestamp()]
 
 
 def _of_runs(root: str, runs: Iterable[RunInfo]) -> Iterator[str]:
@@ -204,7 +230,7 @@ class _Below:
         self.root, self.storage = root, storage
         self.works: dict[str, list[ObjectInfo]] = {}
         self.others: list[ObjectInfo] = []
-        self.promoted: dict[str, str] = {}  # model -> folder of its log of promotions
+        self.promoted: set[str] = set()  # folders of logs of promotions
         self.untold: dict[str, list[ObjectInfo]] = {}  # what MLflow was not told, by the folder of the run
         for one in storage.list(f"{root}/"):
             stage, _, rest = one.uri.removeprefix(f"{root}/").partition("/")
@@ -217,7 +243,7 @@ class _Below:
                 continue
             self.others.append(one)
             if stage == PROMOTIONS and name.endswith(".json"):
-                self.promoted[unquote(key)] = f"{root}/{stage}/{key}"
+                self.promoted.add(f"{root}/{stage}/{key}")
         self._uris = {one.uri for objects in self.works.values() for one in objects}
         self._mentions: dict[str, frozenset[str]] = {}
 

@@ -160,6 +160,15 @@ def model_tags(name: str) -> dict[str, str] | None:
     return call(f"reading {name}", lambda client: dict(client.get_registered_model(name).tags))
 
 
+def all_model_tags() -> dict[str, dict[str, str]]:
+    """Return the tags of all registered models, by name. Raises Transient or InvalidInput."""
+
+    def work(client: Any) -> list[tuple[str, dict[str, str]]]:
+        return [(one.name, dict(one.tags)) for one in all_pages(client.search_registered_models)]
+
+    return dict(all_of("listing the registered models", work))
+
+
 def tag_model(name: str, tags: Mapping[str, str]) -> None:
     """Set tags of a registered model. Raises Transient or InvalidInput."""
 

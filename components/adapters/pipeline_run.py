@@ -14,6 +14,7 @@ from components.adapters.origin import OF_RUN, RECIPE, source_tags
 from components.adapters.spool import MAX_PARAMS_OR_TAGS, MAX_TAG_CHARS, clean_key, cut, finite, flatten
 from components.adapters.stage_run import SOURCE, Status
 from components.adapters.tracking import (
+    PLUGIN_TAG,
     StageOutput,
     all_experiments,
     all_of,
@@ -29,8 +30,6 @@ from components.core.errors import ReasrmError
 
 logger = logging.getLogger(__name__)
 
-PLUGIN_TAG = "kfp.pipeline_run_id"
-"""Tag of the plugin's run of the whole pipeline (KFP 2.17, backend/src/apiserver/plugins/mlflow/util.go)."""
 _SHARED = {*OF_RUN.values(), "reasrm.uncommitted"}
 
 

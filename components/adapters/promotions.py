@@ -15,6 +15,7 @@ import logging
 import re
 import socket
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
@@ -128,11 +129,25 @@ class Promotions:
     def _uri(self, number: int) -> str:
         return f"{self.uri}/{number:06d}.json"
 
-    def pending(self) -> Promotion | None:
-        """Return the last record if the aliases may not have followed it."""
-        history = self.read()
-        marked = int((model_versions.model_tags(self.model) or {}).get(self.mark, "0"))
-        return history[-1] if history and marked < history[-1].number else None
+    def untold(self) -> Promotion | None:
+        """Return the last rollback if nobody was told that it was done: who asked for it will ask again.
+
+        Others may have finished it, or changed the champion since. Raises Damaged or Transient, as `read` does.
+        """
+        last = next((record for record in reversed(self.read()) if record.kind == "rollback"), None)
+        return None if last is None or self.storage.exists(self._told(last.number)) else last
+
+    def tell(self, keys: Collection[str]) -> None:
+        """Note that whoever asked for the rollbacks with these keys was told of them; call it after the words are out.
+
+        Where S3 does not take the note, the next who asks is told again.
+        """
+        for record in self.read():
+            if record.key in keys and record.kind == "rollback":
+                self.storage.write_bytes(self._told(record.number), b"told\n")
+
+    def _told(self, number: int) -> str:
+        return f"{self.uri}/{number:06d}.told"
 
     def settle(self) -> list[Promotion]:
         """Finish what an interrupted promotion left and take note of what was done by hand; return all records.
@@ -148,19 +163,19 @@ class Promotions:
             champion = last.champion.version if last else ""
             if (pointed.version if pointed else "") == champion:
                 if last and marked < last.number:
-                    self._follow(last)
+                    self._follow()
                 return history
             if last and marked < last.number and self._is_unfinished(last, pointed):
                 logger.warning(
                     "%s@%s: finishing promotion %s, which was interrupted", self.model, self.alias, last.number
                 )
-                self._follow(last)
+                self._follow()
                 continue
             now = self.holder(pointed) if pointed else Holder()
             record = self._next(history, now, "by hand", "unknown", "moved in MLflow itself", uuid.uuid4().hex)
             if self._write(record):
                 logger.warning("%s@%s was moved by hand to version %r", self.model, self.alias, now.version or NONE)
-                self._follow(record)
+                self._follow()
         raise Transient(f"{self.model}@{self.alias} keeps changing; run again")
 
     def _is_unfinished(self, last: Promotion, pointed: VersionInfo | None) -> bool:
@@ -204,7 +219,7 @@ class Promotions:
                 return Outcome(False, self._named(now), reason)
             record, tried = self._next(history, self.holder(version), kind, by, why, key), True
             if self._write(record):
-                self._follow(record)
+                self._follow()
                 return Outcome(True, self._named(now), moved=True)
         raise Transient(f"{self.model}@{self.alias} keeps changing; run again")
 
@@ -225,16 +240,17 @@ class Promotions:
         data = (record.model_dump_json(indent=1) + "\n").encode()
         return self.storage.write_bytes(self._uri(record.number), data, if_absent=True)
 
-    def _follow(self, record: Promotion) -> None:
+    def _follow(self) -> None:
         """Let aliases and tags say what the log says; whoever was overtaken meanwhile follows the newer record."""
         while True:
-            self._point(self.alias, record.champion)
+            # Of now, not of one's own record: an alias that is set back would be taken for one that was moved by hand.
             history = self.read()
+            record = history[-1]
+            self._point(self.alias, record.champion)
             self._point(self.previous, former(history))
             self._tag(record, history)
-            if history[-1].number == record.number:
+            if self.read()[-1].number == record.number:
                 break
-            record = history[-1]
         model_versions.tag_model(self.model, {self.mark: str(record.number)})
 
     def _point(self, alias: str, holder: Holder) -> None:
@@ -313,6 +329,11 @@ def find_log(storage: "Storage", model: str, alias: str, root: str = "") -> Prom
             raise InvalidInput(f"{model} was not registered by this pipeline; move its aliases in MLflow itself")
         return Promotions(storage, model, alias, _begin(storage, model, root))
     return Promotions(storage, model, alias, tags[PLACE])
+
+
+def log_places() -> dict[str, str]:
+    """Return where the logs of all registered models are that have one, by name. Raises Transient or InvalidInput."""
+    return {name: tags[PLACE] for name, tags in model_versions.all_model_tags().items() if tags.get(PLACE)}
 
 
 def _begin(storage: "Storage", model: str, root: str) -> str:

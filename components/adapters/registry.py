@@ -1,18 +1,18 @@
 """Models by their names in the registry, and the artifacts behind them."""
 
-import re
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 from components.adapters.model_versions import VersionInfo, get_alias, get_version
 from components.core.errors import InvalidInput
 from components.core.manifest import Manifest
+from components.core.references import parse_name
 from components.core.verdict import GRAMMARS, Grammar
 
 if TYPE_CHECKING:
     from components.adapters.storage import Storage
 
 MODEL_TAG, PAIRS_TAG, DIGEST_TAG = "reasrm.manifest_uri", "reasrm.pairs_uri", "reasrm.manifest_digest"
-_NAME = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@:]+))?")
 
 
 def find_version(reference: str) -> VersionInfo | None:
@@ -22,25 +22,29 @@ def find_version(reference: str) -> VersionInfo | None:
         Transient: MLflow does not answer.
         InvalidInput: MLflow refuses, no server is set, or it is no such name.
     """
-    match = _NAME.fullmatch(reference)
-    if match is None:
+    named = parse_name(reference)
+    if named is None:
         raise InvalidInput(f"{reference!r} is no registered model; write name@champion, name/3 or name (the newest)")
-    if match["alias"]:
-        return get_alias(match["name"], match["alias"])
-    return get_version(match["name"], match["version"] or "")
+    return get_alias(named.name, named.alias) if named.alias else get_version(named.name, named.version)
 
 
-def find_artifact(reference: str, storage: "Storage", tag: str) -> Manifest | None:
+def find_artifact(
+    reference: str, storage: "Storage", tag: str, known: MutableMapping[str, VersionInfo | None] | None = None
+) -> Manifest | None:
     """Return the artifact at an s3:// uri, or the one that a registered version names in a tag.
 
-    None where the registry has no such version (yet).
+    None where the registry has no such version (yet). `known` holds what was looked up before, and is added to: whoever
+    takes several artifacts of a champion wants them of the same one.
 
     Raises:
         Transient: MLflow or S3 does not answer.
         InvalidInput: the artifact is gone or another one, or the version does not say where it is.
     """
     if not reference.startswith("s3://"):
-        version = find_version(reference)
+        known = {} if known is None else known
+        if reference not in known:
+            known[reference] = find_version(reference)
+        version = known[reference]
         return None if version is None else open_artifact(version, storage, tag, reference)
     manifest = storage.open(reference.rstrip("/"))
     if manifest is None:
@@ -73,6 +77,17 @@ def open_artifact(version: VersionInfo, storage: "Storage", tag: str = MODEL_TAG
             f"{manifest.digest}; name another version, or move the alias with reasrm rollback or promote"
         )
     return manifest
+
+
+def check_files(what: str, manifest: Manifest, storage: "Storage") -> None:
+    """Raise InvalidInput if an artifact's files are gone or of another size; whoever needs them may find out late."""
+    there = {one.uri: one.size for one in storage.list(f"{manifest.uri}/")}
+    gone = [entry.path for entry in manifest.files if there.get(f"{manifest.uri}/{entry.path}") != entry.size]
+    if gone:
+        raise InvalidInput(
+            f"{what} is {manifest.uri}, of which {len(gone)} of {len(manifest.files)} files are gone or not whole, "
+            f"such as {gone[0]}; restore them in S3, or name another version"
+        )
 
 
 def artifact_of(version: VersionInfo) -> str:

@@ -229,6 +229,10 @@ def run_tags(mlflow_run_id: str) -> dict[str, str] | None:
     return call(f"reading run {mlflow_run_id}", lambda client: dict(client.get_run(mlflow_run_id).data.tags))
 
 
+PLUGIN_TAG = "kfp.pipeline_run_id"
+"""Tag of KFP's plugin's run of the whole pipeline (KFP 2.17, backend/src/apiserver/plugins/mlflow/util.go)."""
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """A pipeline run: when its first stage began (seconds since 1970), and what its stages work or worked on.
@@ -278,7 +282,11 @@ def _run(name: str, runs: list[Any]) -> RunInfo:
     }
     uris = {one["reasrm.output_uri"] for one in tags if one.get("reasrm.output_uri")}
     uris |= {uri for run in runs for given in run.inputs.dataset_inputs if (uri := uri_of(given.dataset.source))}
-    started, running = min(run.info.start_time for run in runs) / 1000, any(r.info.status == "RUNNING" for r in runs)
+    # A stage that was killed never tells of its end; the run of the whole pipeline is closed behind all its stages, and
+    # opened again by one that begins later. That of KFP's plugin is not ours to read so much from.
+    whole = [run for run in runs if run.data.tags.get("reasrm.role") == "pipeline" and PLUGIN_TAG not in run.data.tags]
+    running = any(run.info.status == "RUNNING" for run in whole or runs)
+    started = min(run.info.start_time for run in runs) / 1000
     return RunInfo(name, started, running, tuple(sorted(works)), tuple(sorted(uris)))
 
 

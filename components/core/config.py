@@ -4,9 +4,6 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-REFERENCE = r"^(s3://[^/]+/.+|(models:/)?[^/:@'\x00-\x1f]{1,200}(@[A-Za-z][A-Za-z0-9_-]{0,99}|/\d+)?)?$"
-"""An artifact's uri, or a registered model: name@alias, name/version, or name for the newest."""
-
 
 class StageConfig(BaseModel):
     """A stage's settings: frozen, and an unknown key is an error.

@@ -4,7 +4,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.config import REFERENCE, StageConfig
+from components.core.config import StageConfig
+from components.core.references import REFERENCE
 from components.core.sources import BenchmarkSettings, Day, Source, SourceSettings
 
 

@@ -202,8 +202,11 @@ class Sieve:
 
     def _misnamed(self, sound: Sound) -> LeftOut:
         """Return what is wrong with a pair whose id another pair has already."""
-        place, _ = self.accepted.read(self._identities[sound.identity])
+        number = self._identities[sound.identity]
+        place, _ = self.accepted.read(number)
         reason = f"duplicate id: {place} has the same id for another pair"
+        if self.accepted.origins[number] != NEW:
+            reason += ", of an earlier run; give a row that was corrected an id of its own"
         record = BadRecord(sound.place, reason, excerpt(sound.line.rstrip(b"\n")))
         # Not the pair's own content: with another id it would be new.
         whole = hashlib.sha256(sound.identity + sound.content).digest()[:15]

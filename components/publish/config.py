@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from components.core.config import StageConfig
+from components.core.references import NAME
 
 Judge = Literal["sft", "grpo"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -16,7 +17,7 @@ class Config(StageConfig):
 
     kind = "release"
 
-    model_name: str = Field(pattern=r"^[^/:'\x00-\x1f]{1,200}$", description="Name in the registry; no /, : or quote.")
+    model_name: str = Field(pattern=rf"^{NAME}$", description="Name in the registry; no /, :, @ or quote.")
     alias: str = Field(
         "champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$", description="Alias of a version that passes."
     )

@@ -4,8 +4,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from components.core.config import REFERENCE
 from components.core.errors import InvalidInput
+from components.core.references import REFERENCE
 from components.core.training import TrainingConfig
 from components.sft.schedule import accumulation_steps
 

@@ -1,5 +1,6 @@
 """`reasrm promote`."""
 
+import uuid
 from pathlib import Path
 
 import click
@@ -27,4 +28,4 @@ def promote(version: str, reason: str, force: bool, alias: str, by: str, directo
         log = open_log(name, alias)
         found = find_version(log, number)
         refuse_rejected(found, force)
-        click.echo(change(log, found, "promote", by, reason))
+        click.echo(change(log, found, "promote", by, reason, key=uuid.uuid4().hex))

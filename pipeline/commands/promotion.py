@@ -1,20 +1,17 @@
 """What `reasrm rollback` and `reasrm promote` share: the servers, the version that is meant, and the change itself."""
 
 import os
-import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.core.errors import InvalidInput
+from components.core.references import parse_name
 
 if TYPE_CHECKING:
     from components.adapters.model_versions import VersionInfo
     from components.adapters.promotions import Kind, Promotion, Promotions
-
-_VERSION = re.compile(r"(?:models:/)?(?P<name>[^/@]+)/(?P<version>\d+)")
 
 
 @contextmanager
@@ -39,16 +36,16 @@ def open_log(model: str, alias: str) -> "Promotions":
 
 def parse_version(reference: str) -> tuple[str, str]:
     """Return name and number of `name/3`. Raises InvalidInput."""
-    match = _VERSION.fullmatch(reference)
-    if match is None:
+    named = parse_name(reference)
+    if named is None or not named.version:
         raise InvalidInput(f"{reference!r} is no model version; write name/3")
-    return match["name"], match["version"]
+    return named.name, named.version
 
 
 def find_version(log: "Promotions", number: str) -> "VersionInfo":
-    """Return a version whose model is there. Raises InvalidInput if it is not, or there is no such version."""
+    """Return a version whose model is there with all files. Raises InvalidInput if not, or if there is no such one."""
     from components.adapters.model_versions import get_version
-    from components.adapters.registry import open_artifact
+    from components.adapters.registry import check_files, open_artifact
 
     version = get_version(log.model, number) if number.isdigit() else None
     if version is None:
@@ -56,7 +53,7 @@ def find_version(log: "Promotions", number: str) -> "VersionInfo":
             f"MLflow's registry has no {log.model}/{number}; look at its versions in the MLflow UI and name one "
             "(reasrm rollback --to VERSION)"
         )
-    open_artifact(version, log.storage)
+    check_files(f"{log.model}/{number}", open_artifact(version, log.storage), log.storage)
     return version
 
 
@@ -86,16 +83,23 @@ def target(log: "Promotions", history: "list[Promotion]") -> str:
 
 
 def change(
-    log: "Promotions", version: "VersionInfo", kind: "Kind", by: str, why: str, seen: "list[Promotion] | None" = None
+    log: "Promotions",
+    version: "VersionInfo",
+    kind: "Kind",
+    by: str,
+    why: str,
+    *,
+    key: str,
+    seen: "list[Promotion] | None" = None,
 ) -> str:
     """Make a version champion by a human's decision, and say in words what changed. Raises Transient.
 
-    Whoever takes a place away means the champion of the history that was `seen`, and no other one.
+    `key` names the decision. Who takes a place away means the champion of the history that was `seen`, and no other.
     """
     from components.adapters.promotions import Holder, who
 
     compared = None if seen is None else (seen[-1].champion if seen else Holder()).digest
-    outcome = log.move(version, kind=kind, by=by or who(), why=why, key=uuid.uuid4().hex, compared=compared)
+    outcome = log.move(version, kind=kind, by=by or who(), why=why, key=key, compared=compared)
     if not outcome.promoted:
         now = outcome.replaces or "no version"
         raise InvalidInput(f"{log.model}@{log.alias} has changed meanwhile, to {now}; nothing was done: look again")
@@ -105,6 +109,15 @@ def change(
     return f"{log.model}@{log.alias} is version {version.version} now{before}"
 
 
-def said(log: "Promotions", record: "Promotion") -> str:
-    """Say in words what a record changed."""
-    return f"{log.model}@{log.alias} is version {record.champion.version} now (by {record.by}: {record.why})"
+def finished(log: "Promotions", rollback: "Promotion", last: "Promotion") -> str:
+    """Say in words what became of a rollback whose process died; `last` is the last record."""
+    who = f"{log.model}@{log.alias}"
+    if last.number == rollback.number:
+        now = f"{who} is version {last.champion.version} now (by {last.by}: {last.why})"
+        return f"finished the rollback that was interrupted: {now}"
+    before, then = (f"version {one.champion.version}" if one.champion else "nobody" for one in (rollback, last))
+    return (
+        f"the rollback that was interrupted took effect, and {who} was {before} (by {rollback.by}: {rollback.why}); "
+        f"since then it has become {then} (by {last.by}: {last.why}). Nothing more was done: run it again to go back "
+        "from that"
+    )

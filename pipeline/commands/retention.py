@@ -83,12 +83,13 @@ def _look(keep_runs: int, keep_days: float, root: str) -> "Callable[[], Plan]":
     from datetime import UTC, datetime
 
     from components.adapters.model_versions import list_versions
+    from components.adapters.promotions import log_places
     from components.adapters.storage import Storage
     from components.adapters.tracking import list_runs
     from pipeline.retention import Policy, make_plan
 
     storage, policy = Storage.from_env(), Policy(keep_runs, keep_days)
-    return lambda: make_plan(root, storage, list_versions(), list_runs(), policy, datetime.now(UTC))
+    return lambda: make_plan(root, storage, list_versions(), list_runs(), policy, datetime.now(UTC), log_places())
 
 
 def _show(found: "Plan") -> None:

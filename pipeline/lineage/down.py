@@ -81,18 +81,19 @@ def descendants(
 ) -> list[LineageNode]:
     """Return for each uri (of an artifact, or of a source that one has read) what was made from it.
 
-    What was made from two of them stands below the first. Raises InvalidInput if no manifest knows any of them; of
-    several, one that is gone has nothing below it.
+    A file may lie in a folder that was read as a source, and a folder may hold several sources. What was made from two
+    of them stands below the first. Raises InvalidInput if no manifest knows any of them; of several, one that is gone
+    has nothing below it.
     """
-    walk = _Down(list(manifests))
-    known = sorted((uri for uri in starts if uri in walk.by_uri or uri in walk.children), key=walk.place)
+    walk, starts = _Down(list(manifests)), list(starts)
+    known = sorted({found for uri in starts for found in walk.known_by(uri)}, key=walk.place)
     if not known:
         named = ", ".join(starts)
         raise InvalidInput(f"no manifest below the artifact root is at {named} or was made from it; check the uri")
     found = []
     for uri in known:
         if uri not in walk.expanded:
-            found.append(walk.start(uri))
+            found.append(walk.start(uri, next((one for one in starts if one.startswith(f"{uri.rstrip('/')}/")), "")))
     versions: dict[str, list[LineageNode]] = {}
     histories = Histories(storage)
     for version in (find_versions or version_finder())({one.digest for one in walk.models.values()}):
@@ -134,18 +135,29 @@ class _Down:
         """Return where a start stands: earlier stages first, for they lead to later ones."""
         return (_order(self.by_uri[uri].stage) if uri in self.by_uri else -1, uri)
 
-    def start(self, uri: str) -> LineageNode:
-        """Return the tree below an artifact or a source."""
+    def known_by(self, uri: str) -> list[str]:
+        """Return the uris by which manifests know a thing: its own, or those of sources that hold it, or lie in it."""
+        if uri in self.by_uri or uri in self.children:
+            return [uri]
+        asked, sources = uri.rstrip("/"), self.children.keys() - self.by_uri.keys()
+        holding = [one for one in sources if asked == one.rstrip("/") or asked.startswith(f"{one.rstrip('/')}/")]
+        return holding or [one for one in sources if one.startswith(f"{asked}/")]
+
+    def start(self, uri: str, asked: str = "") -> LineageNode:
+        """Return the tree below an artifact, or a source; `asked` is the file in the source that was asked for."""
         manifest = self.by_uri.get(uri)
         if manifest is not None:
             return self.node(manifest, "", ())
         digests = {link.digest for _, link, _ in self.children[uri]}
+        problems = [f"it was read in {len(digests)} versions"] if len(digests) > 1 else []
+        if asked:
+            problems.append(f"{asked} lies in it; whether it was there when a run read this, no manifest says")
         return LineageNode(
             SOURCE,
             "",
             uri,
             digests.pop() if len(digests) == 1 else "",
-            problem=f"it was read in {len(digests)} versions" if len(digests) > 1 else "",
+            problem="; ".join(problems),
             children=self.below(uri, "", ()),
         )
 

@@ -10,10 +10,10 @@ from threading import Barrier
 import pytest
 
 from components.adapters import model_versions, tracking
-from components.adapters.promotions import NONE, Holder, Promotion, find_log, former, taken_away
+from components.adapters.promotions import NONE, Holder, Promotion, find_log, former, log_places, taken_away
 from components.adapters.registry import MODEL_TAG, find_artifact, grammar_of
 from components.core.errors import Damaged, InvalidInput
-from components.core.manifest import Manifest, Parent
+from components.core.manifest import FileEntry, Manifest, Parent
 from pipeline import cli
 from pipeline.commands.promotion import change
 
@@ -177,6 +177,8 @@ def test_a_renamed_model_keeps_its_log_and_one_that_takes_over_the_name_begins_i
     assert (renamed.place, other.place) == (log.place, f"{log.place}+2")
     assert other.settle() == []
     assert find_log(log.storage, old, "champion", root).place == other.place
+    places = log_places()
+    assert (places[new], places[old]) == (log.place, other.place)
     assert move(renamed, "3").replaces == f"{new}/2"
 
 
@@ -273,7 +275,7 @@ def test_a_rejected_version_is_taken_only_by_force(log, reasrm):
 def test_a_way_back_where_nobody_is_champion_blocks_nothing(log, reasrm):
     assert reasrm("rollback", log.model, "--to", "2")[0] == 0
     assert aliases(log) == {"champion": "2"}
-    assert log.pending() is None
+    assert log.untold() is None
     assert move(log, "3", compared=digest(log, "2")).promoted
     tracking.load().MlflowClient().delete_model_version(log.model, "3")
     code, words = reasrm("rollback", log.model)
@@ -287,7 +289,7 @@ def test_a_rollback_means_the_champion_that_was_there_when_it_was_asked_for(log)
     seen = log.settle()
     move(log, "3", compared=digest(log, "2"))
     with pytest.raises(InvalidInput, match=f"has changed meanwhile, to {log.model}/3; nothing was done"):
-        change(log, model_versions.get_version(log.model, "1"), "rollback", "ann", "why", seen=seen)
+        change(log, model_versions.get_version(log.model, "1"), "rollback", "ann", "why", key="k", seen=seen)
     assert aliases(log) == {"champion": "3", "previous": "2"}
     assert "reasrm.rolled_back" not in model_versions.get_version(log.model, "3").tags
 
@@ -303,6 +305,25 @@ def test_a_version_whose_artifact_holds_another_model_now_is_refused(log, reasrm
     model_versions.set_alias(log.model, "champion", "2")
     with pytest.raises(InvalidInput, match="is version 2, registered with digest"):
         find_artifact(f"{log.model}@champion", log.storage, MODEL_TAG)
+
+
+def test_a_version_whose_weights_are_gone_is_refused(log, reasrm):
+    """Somebody made room in the bucket and left the manifest."""
+    version = model_versions.get_version(log.model, "1")
+    uri = version.tags["reasrm.manifest_uri"]
+    weights = (FileEntry(path="model/model.safetensors", size=4, sha256="0" * 64),)
+    made = log.storage.open(uri).model_copy(update={"files": weights})
+    log.storage.write_bytes(f"{uri}/manifest.json", made.to_bytes())
+    log.storage.write_bytes(f"{uri}/model/model.safetensors", b"abcd")
+    model_versions.tag_version(log.model, "1", {"reasrm.manifest_digest": made.digest})
+    for number in "12":
+        move(log, number)
+    log.storage.delete([f"{uri}/model/model.safetensors"])
+    for command in (["rollback", log.model], ["promote", f"{log.model}/1", "--reason", "x"]):
+        code, words = reasrm(*command)
+        assert code == 2
+        assert f"{log.model}/1 is {uri}, of which 1 of 1 files are gone or not whole" in words
+    assert aliases(log) == {"champion": "2", "previous": "1"}
 
 
 def test_what_is_not_there_is_refused_and_nothing_moves(log, reasrm, s3):

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from components.adapters.model_versions import list_versions, register_version
 from components.adapters.pipeline_run import finish_parent
 from components.adapters.stage import run_stage
-from components.adapters.tracking import list_runs, replay
+from components.adapters.tracking import list_runs, load, replay
 from components.core.errors import InvalidInput, Transient
 from pipeline.cli import cli
 
@@ -44,6 +44,9 @@ def test_a_registered_model_s_artifacts_stay_and_others_go(
         s3.storage.write_bytes(f"{made[-1].uri}/partial/shard-0", b"x" * 1000)
     replay(tmp_path / "work" / made[2].uri.removeprefix(f"{root}/").replace("/", "-"))
     assert list_runs()[0].running
+    client = load().MlflowClient()
+    killed = {"reasrm.run_id": f"{s3.prefix[-6:]}-2", "reasrm.role": "stage", "reasrm.stage": "traces"}
+    client.create_run(client.get_experiment_by_name(root).experiment_id, tags=killed)  # it never ends
     assert finish_parent(f"{s3.prefix[-6:]}-2", root, "FINISHED", {})
     tags = {"reasrm.run_key": "k", "reasrm.pairs_uri": made[0].uri}
     register_version(f"judge-{s3.prefix[-6:]}", "s3://elsewhere/model", None, None, tags, "")

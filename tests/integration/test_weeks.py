@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from components.adapters import model_versions
+from components.adapters.registry import DIGEST_TAG, MODEL_TAG, PAIRS_TAG
 from components.adapters.stage import run_stage
 from components.core.errors import InvalidInput, Transient
 from components.core.manifest import Manifest, describe, parents_of
@@ -16,6 +18,7 @@ from components.core.schema import PreferencePair
 from components.prepare.before import SEEN_FILE, TRAINED, TRAINED_FILE, open_before
 from components.prepare.config import Config
 from components.prepare.drift import compare, relabelling
+from pipeline import preflight
 from pipeline.preflight import pin
 
 Row = dict[str, Any]
@@ -147,7 +150,10 @@ def test_a_week_of_broken_rows_is_no_week_with_nothing_new(prepare: Any) -> None
     again = prepare([*rows_of(3), *rows_of(2), *broken], second, max_bad_fraction=0)  # read before, so told before
     assert again.statistics["bad"] == second.statistics["bad"]
     other = [{**row, "prompt": f"Other than {row['id']}?"} for row in rows_of(2, 10)]
-    with pytest.raises(InvalidInput, match=r"10 of 30 new rows .* duplicate id"):
+    told = (
+        r"10 of 30 new rows .* duplicate id: s3://.* of an earlier run; give a row that was corrected an id of its own"
+    )
+    with pytest.raises(InvalidInput, match=told):
         prepare([*rows_of(4), *other], second)
 
 
@@ -216,6 +222,34 @@ def test_a_run_starts_only_from_what_its_held_out_pairs_are_new_to(
     s3.storage.delete([f"{first.uri}/{SEEN_FILE}"])
     with pytest.raises(InvalidInput, match=r"prepare\.since: s3://.* such as seen\.bin; restore them"):
         start(first, "other")
+
+
+def test_pairs_and_model_are_of_one_champion_though_it_changes_in_between(
+    prepare: Any, s3: Any, served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of two would teach the model nothing of what only the later one's pairs hold."""
+    first = prepare(rows_of(0))
+    name, weeks = f"judge-{s3.prefix[-6:]}", [first, prepare(rows_of(1), first)]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served.environment()["MLFLOW_TRACKING_URI"])
+    for number, pairs in enumerate(weeks, 1):
+        model = Manifest(
+            kind="model", stage="sft", uri=f"{s3.prefix}/a/sft/{number}", run_key="0" * 64, code_version="0", config={},
+            files=(), parents=parents_of({"pairs": pairs}),
+        )  # fmt: skip
+        s3.storage.commit(model, tmp_path)
+        tags = {"reasrm.run_key": str(number), MODEL_TAG: model.uri, PAIRS_TAG: pairs.uri, DIGEST_TAG: model.digest}
+        model_versions.register_version(name, f"{model.uri}/model", None, None, tags, "")
+    model_versions.set_alias(name, "champion", "2")
+    looked = preflight.check_files
+
+    def rolled_back_meanwhile(*given: Any) -> None:
+        looked(*given)
+        model_versions.set_alias(name, "champion", "1")
+
+    monkeypatch.setattr(preflight, "check_files", rolled_back_meanwhile)
+    champion = f"{name}@champion"
+    stages = {"prepare_config": json.dumps({"since": champion}), "sft_config": json.dumps({"warm_start": champion})}
+    assert pin({**stages, "base_model": ""})[1] == {"since": weeks[1].uri, "warm_start": f"{s3.prefix}/a/sft/2"}
 
 
 def test_a_start_that_is_gone_meanwhile_is_not_taken_for_a_first_run(

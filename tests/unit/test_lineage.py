@@ -256,6 +256,26 @@ def test_down_leads_on_to_the_runs_that_went_on_from_it(store, later):
     assert [node.name for node in tree.walk() if node.name.startswith("by ")] == ["by warm start", "by since"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("s3://new/weeks/dt=2026-11-16/part-0.jsonl", ["s3://new/weeks/"]),
+        ("s3://new/weeks", ["s3://new/weeks/"]),
+        ("s3://new", ["s3://new/more.jsonl", "s3://new/weeks/"]),
+    ],
+)
+def test_a_file_of_a_folder_that_was_read_leads_down_and_so_does_a_folder_of_files(store, asked, found):
+    for number, uri in enumerate(("s3://new/weeks/", "s3://new/more.jsonl", "s3://newest/more.jsonl")):
+        store.add("prepare", sources=[{"uri": uri, "sha256": f"{number:02d}" * 32}], key=f"p{number}")
+    trees = descendants([asked], store.manifests.values(), None, find_runs=no_runs, find_versions=nobody)
+    assert [tree.uri for tree in trees] == found
+    assert all(tree.children for tree in trees)
+    told = f"{asked} lies in it; whether it was there when a run read this, no manifest says"
+    assert [tree.problem for tree in trees] == [told if asked.endswith(".jsonl") else ""] * len(found)
+    with pytest.raises(InvalidInput, match="no manifest below the artifact root is at s3://new/other"):
+        descendants(["s3://new/other.jsonl"], store.manifests.values(), None, find_runs=no_runs, find_versions=nobody)
+
+
 @pytest.fixture
 def deep():
     before = sys.getrecursionlimit()

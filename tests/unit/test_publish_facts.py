@@ -140,6 +140,39 @@ def test_bytes_that_are_gone_or_changed_are_a_reason():
     assert "there are no tensors" in checked({"metrics": b""})[1]
 
 
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "adapter_model.bin", "x.ckpt"]
+)
+def test_pickled_weights_are_a_reason_alone_and_beside_others(name):
+    pickled = {f"model/{name}": b"pickle", "model/training_args.bin": b"no weights"}
+    told = f"model/{name} are pickled weights, which are not looked into: write safetensors alone"
+    assert checked(pickled)[1] == f"weights finite: {told}"
+    check, reason = checked({"model/model.safetensors": GOOD} | pickled)
+    assert (check.passed, reason) == (False, f"weights finite: {told}")
+
+
+def test_a_model_without_any_weights_is_refused():
+    check, reason = checked({"model/config.json": b"{}", "model/tokenizer.json": b"{}"})
+    assert (check.passed, reason) == (False, "weights finite: there are no tensors")
+
+
+def test_a_file_of_weights_that_the_index_names_and_nobody_wrote_is_a_reason():
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    index = {"weight_map": {"a": names[0], "b": names[1]}}
+    files = {f"model/{name}": GOOD for name in names} | {
+        "model/model.safetensors.index.json": json.dumps(index).encode()
+    }
+    assert checked(files)[0].passed
+    stored = dict(files)
+    del files[f"model/{names[1]}"]
+    told = f"model/model.safetensors.index.json names {names[1]}, and there is no such file"
+    assert checked(files, stored)[1] == f"weights finite: {told}"
+    stored = files | {"model/model.safetensors.index.json": b"[]"}
+    assert "model.safetensors.index.json is no index of weights" in checked(files, stored)[1]
+    del stored["model/model.safetensors.index.json"]
+    assert "model/model.safetensors.index.json is gone" in checked(files, stored)[1]
+
+
 def test_memory_does_not_grow_with_the_model():
     data = save({"w": np.ones(8_000_000, "<f4")})
     files = Files({"m.safetensors": data}, block=2**20)

@@ -199,6 +199,7 @@ def test_gate_is_light_to_import():
         {"model_name": "a/b"},
         {"model_name": "a:b"},
         {"model_name": "it's"},
+        {"model_name": "a@b"},
         {"model_name": ""},
         {"alias": "latest"},
         {"alias": "v3"},

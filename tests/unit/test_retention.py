@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -176,6 +177,18 @@ def test_recent_runs_keep_their_work_in_progress_too() -> None:
     assert {item.uri for item in make_plan(ROOT, store, [], both, NONE, NOW).items} == {uri_of(2)}
 
 
+def test_runs_that_have_not_ended_keep_their_work_and_are_named() -> None:
+    """One that was killed says so for ever; whoever wants its space has to know which it is."""
+    store = Memory()
+    for number in range(3):
+        store.artifact(number)
+    size = sum(one.size for one in store.list(uri_of(1)))
+    newer = run_of(2, 2, running=True, started=OLD + timedelta(days=1))
+    plan = make_plan(ROOT, store, [], [run_of(1, 1, running=True), newer], Policy(1, 0), NOW)
+    assert {item.uri for item in plan.items} == {uri_of(0)}
+    assert plan.kept["of runs that have not ended in MLflow: run-1"] == size
+
+
 def test_days_keep_what_is_young_and_all_that_it_was_made_from() -> None:
     store = Memory()
     store.artifact(0), store.artifact(1), store.artifact(2, [uri_of(0)], modified=NOW - timedelta(days=3))
@@ -210,6 +223,23 @@ def test_a_registry_that_does_not_know_the_runs_is_an_error() -> None:
         InvalidInput, match=r"promotions/my%20judge/ says that my judge had a champion, but the registry"
     ):
         make_plan(ROOT, store, [version(model)], [KNOWN], NONE, NOW)
+
+
+def test_the_log_of_a_model_that_was_renamed_or_followed_another_of_its_name_is_its_own() -> None:
+    store = Memory()
+    model = store.artifact(1)
+    for folder in ("judge", "judge%2B2+2", "old%20name"):
+        store.put(f"{ROOT}/promotions/{folder}/champion/000001.json")
+    named = [replace(version(model), name=name) for name in ("judge", "judge+2", "new name")]
+    logs = {"judge": f"{ROOT}/promotions/judge", "new name": f"{ROOT}/promotions/old%20name/"}
+    logs |= {"judge+2": f"{ROOT}/promotions/judge%2B2+2"}
+    assert make_plan(ROOT, store, named, [KNOWN], NONE, NOW, logs).items
+    del logs["judge+2"]  # begun, and followed by one that has no log yet
+    assert make_plan(ROOT, store, named, [KNOWN], NONE, NOW, logs).items
+    with pytest.raises(InvalidInput, match=r"old%20name/ says that new name had a champion, but the registry has no"):
+        make_plan(ROOT, store, named[:2], [KNOWN], NONE, NOW, logs)
+    with pytest.raises(InvalidInput, match=r"old%20name/ says that old name had a champion, but the registry has no"):
+        make_plan(ROOT, store, named, [KNOWN], NONE, NOW)
 
 
 def test_the_newest_runs_are_those_of_this_root() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from components.adapters.models import fingerprint, resolve, short_name
 from components.adapters.registry import find_version, grammar_of, open_artifact
 from components.core.errors import InvalidInput
+from components.core.references import parse_name
 from components.core.verdict import Grammar
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_VERSION = re.compile(r"(?:models:/)?(?P<name>[^/@\s]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@\s]+))?")
 _PINNED = re.compile(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 
 
@@ -55,7 +55,7 @@ def find_model(reference: str, storage: "Storage", directory: Path) -> FoundMode
 
 def _registered(reference: str, storage: "Storage") -> tuple[str, str]:
     """Return the uri of a registered version's artifact, and the version's name with its number."""
-    if _VERSION.fullmatch(reference) is None:
+    if parse_name(reference) is None:
         raise InvalidInput(
             f"{reference!r} is no model: give a folder that exists, an s3:// uri, a hub id with its revision "
             "(org/name@<40 hex digits>), or a registered version (name, name/3, name@champion)"
