@@ -39,8 +39,7 @@ class Ticket:
                 self.future.set_result([self.said[at] for at in range(len(self.prompts))])
 
     def fail(self, error: BaseException) -> None:
-        """End it with an error, unless it has ended."""
-        self.waiting.clear()
+        """End it with an error, unless it has ended. What waits stays: it is the taking thread's, which looks first."""
         if not self.future.done():
             with suppress(Exception):
                 self.future.set_exception(error)
@@ -141,7 +140,7 @@ class Batcher:
                 slots: list[Slot] = []
                 while self._tickets and len(slots) + self._num_under_way < self._batch:
                     ticket = self._tickets.popleft()
-                    if ticket.waiting and not ticket.future.cancelled():
+                    if ticket.waiting and not ticket.future.done():
                         slots.append((ticket, ticket.waiting.popleft()))
                         self._tickets.append(ticket)
                 if slots or self._closing:
