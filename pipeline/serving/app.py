@@ -112,6 +112,7 @@ def _judgment(said: Said, with_reasoning: bool) -> wire.JudgmentOut:
         verdict=said.vote,
         cause=said.cause,
         reasoning=said.text if with_reasoning else None,
+        thinking=said.thinking if with_reasoning else None,
         prompt_tokens=said.num_prompt_tokens,
         completion_tokens=said.num_tokens,
     )

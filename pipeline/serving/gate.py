@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -16,7 +17,8 @@ OPEN = ("/health", "/ready", "/metrics", "/openapi.json", "/docs")
 GUARDED = ("/compare", "/rank")
 BODY_SECONDS = 30.0
 """How long a body may take to arrive."""
-
+NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+"""A NUL character as JSON writes it: after an even number of backslashes."""
 
 GONE = "499"
 """What counts a request whose caller did not wait for the answer, as nginx does."""
@@ -79,10 +81,10 @@ class Gate:
         except TimeoutError as error:
             raise Refused(408, f"the body did not arrive within {BODY_SECONDS:.0f} s") from error
         if body:
-            try:
-                parse_strict(
-                    body
-                )  # no NaN, no lone surrogate, no key twice: what JSON lines of ours may not have either
+            # A policy in training writes anything: one such answer must not cost its group the reward.
+            body = NUL.sub(rb"\1\\ufffd", body)
+            try:  # no NaN, no lone surrogate, no key twice: what JSON lines of ours may not have either
+                parse_strict(body)
             except (ValueError, RecursionError) as error:
                 reason = explain(error) if isinstance(error, ValueError) else "nested too deeply"
                 raise Refused(400, f"the body is not JSON as it should be: {reason}") from error

@@ -121,6 +121,24 @@ def test_a_verdict_is_what_both_orders_say(teacher_server):
     assert len(teacher_server.calls) == 4
 
 
+def test_what_the_judges_server_keeps_apart_is_shown_and_has_no_vote(teacher_server):
+    def script(call):
+        a, b = shown(call.prompt)
+        text = written("A" if len(a) > len(b) else "B")
+        return teacher_server.answer(
+            body=teacher_server.completion(text, reasoning_content="So <answer>[[B]]</answer>")
+        )
+
+    teacher_server.script = script
+    with serving(behind(teacher_server)) as url:
+        found = ask(url, "/compare", PAIR)[2]
+        assert (found["verdict"], found["confidence"]) == ("A", 1.0)
+        assert [one["reasoning"] for one in found["judgments"]] == [written("A"), written("B")]
+        assert {one["thinking"] for one in found["judgments"]} == {"So <answer>[[B]]</answer>"}
+        silent = ask(url, "/compare", PAIR | {"reasoning": False})[2]["judgments"]
+    assert {(one["reasoning"], one["thinking"]) for one in silent} == {(None, None)}
+
+
 def test_a_judge_that_always_names_the_first_place_has_no_verdict(teacher_server):
     teacher_server.script = lambda call: teacher_server.answer(body=teacher_server.completion(written("A")))
     with serving(behind(teacher_server)) as url:
@@ -427,6 +445,15 @@ def test_the_examples_for_verl_and_openrlhf_run_as_they_stand(teacher_server, mo
             free.set()
             assert first.result() == second.result() == [0.0, 0.5, 1.0]  # asked again, not lost
         module.SESSION.close()
+
+
+def test_an_answer_with_a_nul_character_is_judged(teacher_server):
+    """A policy in training writes anything, and one such answer must not end the training."""
+    teacher_server.script = prefers_longer(teacher_server)
+    with serving(behind(teacher_server)) as url:
+        assert PairwiseReward(url)(["q"] * 3, ["a\x00bc", "\x00\x00", r"\u0000"]) == [0.5, 0.0, 1.0]
+    texts = {text for call in teacher_server.calls for text in shown(call.prompt)}
+    assert texts == {"a\ufffdbc", "\ufffd\ufffd", r"\u0000"}
 
 
 def test_rewards_for_trl_hold_within_each_group(teacher_server):
