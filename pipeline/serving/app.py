@@ -14,7 +14,7 @@ from components.core.ranking import best_first, judgments_at_most, matches_at_mo
 from components.core.redact import redact
 from components.core.schema import Message
 from pipeline.serving import wire
-from pipeline.serving.gate import Gate
+from pipeline.serving.gate import DOCS_FILES, Gate
 from pipeline.serving.service import Busy, Ranked, Service, TooMuch, TooSlow, Unaskable
 from pipeline.serving.settings import RETRY_SECONDS
 
@@ -35,7 +35,7 @@ better answer. Every pair is judged in both orders, so that preferring the first
 
 def create_app(service: Service) -> FastAPI:
     """Return the application. It neither starts nor closes the service's judge."""
-    app = FastAPI(title="reasrm judge", version="1", description=DESCRIPTION, redoc_url=None)
+    app = _new(title="reasrm judge", version="1", description=DESCRIPTION, redoc_url=None)
     # The gate asks for the token; this lets OpenAPI say so.
     guard = [Depends(HTTPBearer(auto_error=False))] if service.settings.token else []
     app.add_middleware(Gate, settings=service.settings, gauges=service.gauges, on_cut=service.cut)
@@ -85,6 +85,16 @@ def create_app(service: Service) -> FastAPI:
         """Return counts for Prometheus."""
         return PlainTextResponse(service.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    return app
+
+
+def _new(**settings: Any) -> FastAPI:
+    """Return an application whose page /docs has its scripts from here: FastAPI's own are on the internet."""
+    try:
+        from fastapi_offline import FastAPIOffline
+    except ImportError:  # an environment of vLLM's, for example
+        return FastAPI(**settings)
+    app: FastAPI = FastAPIOffline(**settings, static_url=DOCS_FILES)
     return app
 
 

@@ -14,6 +14,8 @@ from pipeline.serving.gauges import Gauges
 from pipeline.serving.settings import RETRY_SECONDS, ServiceSettings
 
 OPEN = ("/health", "/ready", "/metrics", "/openapi.json", "/docs")
+DOCS_FILES = "/docs/files"
+"""Where the scripts of /docs are."""
 GUARDED = ("/compare", "/rank")
 BODY_SECONDS = 30.0
 """How long a body may take to arrive."""
@@ -45,7 +47,7 @@ class Gate:
             await self.app(scope, receive, send)
             return
         path = scope["path"]
-        route = path if path in (*OPEN, *GUARDED) else "other"
+        route = "/docs" if path.startswith(DOCS_FILES) else path if path in (*OPEN, *GUARDED) else "other"
         began, status, is_answered = time.perf_counter(), "500", False
 
         async def noted(message: Message) -> None:
@@ -55,7 +57,7 @@ class Gate:
             await send(message)
 
         try:
-            body = b"" if path in OPEN else await self._admit(scope, receive)
+            body = b"" if route in OPEN else await self._admit(scope, receive)
             if not await _unless_gone(self.app(scope, _replayed(body), noted), receive):
                 status = status if is_answered else GONE
         except Refused as refused:

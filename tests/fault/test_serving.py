@@ -534,6 +534,21 @@ def test_openapi_describes_the_routes_with_examples_that_they_take(teacher_serve
             assert set(shape) == set(answered[2])
 
 
+def test_the_page_of_the_routes_needs_nothing_from_the_internet(teacher_server):
+    pytest.importorskip("fastapi_offline")
+    with serving(behind(teacher_server), token="right-token-123") as url:
+        page = ask(url, "/docs")[2]
+        files = re.findall(r'(?:href|src)="([^"]+)"', page)
+        assert len(files) == 3
+        for file in files:
+            with urllib.request.urlopen(
+                url + file, timeout=20
+            ) as answer:  # an address of another host has no such port
+                assert len(answer.read()) > 1000
+        others = ("/docs/files/none.js", "/docs/files/..%2f..%2f__init__.py", "/docs/other")
+        assert [ask(url, path)[0] for path in others] == [404, 404, 401]
+
+
 def test_a_model_that_does_not_load_ends_the_service(tmp_path):
     chosen = ServiceSettings(port=0)
     with pytest.raises(Exception, match=r"config.json|not a valid|does not appear"):
