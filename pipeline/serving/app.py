@@ -1,5 +1,6 @@
 """The routes."""
 
+import logging
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -15,8 +16,10 @@ from components.core.redact import redact
 from components.core.schema import Message
 from pipeline.serving import wire
 from pipeline.serving.gate import DOCS_FILES, Gate
-from pipeline.serving.service import Busy, Ranked, Service, TooMuch, TooSlow, Unaskable
+from pipeline.serving.service import Busy, Loading, Ranked, Service, TooMuch, TooSlow, Unaskable
 from pipeline.serving.settings import RETRY_SECONDS
+
+logger = logging.getLogger(__name__)
 
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TooMuch, 413),
@@ -151,6 +154,8 @@ def _handler(status: int) -> Any:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         known = isinstance(error, ReasrmError)
         reason = str(error) if known else f"{type(error).__name__}; the server's log says more"
+        if known and status >= 500 and not isinstance(error, Loading):
+            logger.warning("%s is answered with %d: %s", request.url.path, status, redact(reason))
         headers = {"retry-after": str(RETRY_SECONDS)} if status in {429, 503} else None
         return JSONResponse({"error": redact(reason)}, status_code=status, headers=headers)
 

@@ -69,7 +69,9 @@ class Gate:
         finally:
             self.gauges.add("reasrm_requests_total", route=route, status=status)
             if route in GUARDED:
-                self.gauges.observe("reasrm_request_seconds", time.perf_counter() - began, route=route)
+                # By status: a refusal is quick, and under load would make the service look fast.
+                seconds = time.perf_counter() - began
+                self.gauges.observe("reasrm_request_seconds", seconds, route=route, status=status)
 
     async def _admit(self, scope: Scope, receive: Receive) -> bytes:
         """Return the body of a request that may pass. The token comes first: nobody else's bytes are read."""

@@ -12,7 +12,7 @@ Labels = tuple[tuple[str, str], ...]
 
 HELP = {
     "reasrm_requests_total": ("counter", "Requests by route and status."),
-    "reasrm_request_seconds": ("histogram", "Seconds from the first byte of a request to its answer, by route."),
+    "reasrm_request_seconds": ("histogram", "Seconds from the head of a request to its answer, by route and status."),
     "reasrm_judgments_total": ("counter", "Judgments by cause: ok, or why there is no verdict."),
     "reasrm_tokens_total": ("counter", "Tokens read (prompt) and written (completion)."),
     "reasrm_batch_prompts": ("histogram", "Prompts in one call of the engine."),

@@ -248,6 +248,18 @@ def test_a_model_that_is_not_there_is_said(reasrm, pairs, tmp_path, monkeypatch,
     assert (code, words in err) == (2, True)
 
 
+def test_s3_is_asked_where_the_environment_says_whichever_variable_says_it(s3, reasrm, pairs, tmp_path, monkeypatch):
+    """Also where the folder of a local run is there, whose servers would know nothing of it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.storage.endpoint)
+    for name in ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name)
+    (tmp_path / "local").mkdir()
+    command = ["judge", "--model", f"{s3.prefix}/none", "--pairs", pairs, "--dir", tmp_path / "local"]
+    code, _, err = reasrm(*command)
+    assert (code, f"{s3.prefix}/none" in err) == (2, True)
+    assert list((tmp_path / "local").iterdir()) == []  # no servers were begun in it
+
+
 def test_a_service_beyond_this_machine_wants_a_token(reasrm, monkeypatch):
     command = ["serve", "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--host", "0.0.0.0"]
     code, _, err = reasrm(*command)

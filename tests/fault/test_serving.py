@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from urllib3 import HTTPResponse
 
 from components.adapters.judging.asking import Asking
 from components.adapters.judging.opening import EngineSettings, Opener
@@ -296,11 +297,12 @@ def test_a_full_queue_turns_requests_away_and_takes_them_later(teacher_server):
     assert 'reasrm_judgments_total{cause="ok"} 4\n' in text
     assert 'reasrm_tokens_total{kind="completion"} 28\n' in text
     assert "reasrm_ready 1\n" in text
-    assert 'reasrm_request_seconds_count{route="/compare"} 3\n' in text
+    for status, count in (("200", 2), ("429", 1)):
+        assert f'reasrm_request_seconds_count{{route="/compare",status="{status}"}} {count}\n' in text
     assert all(re.fullmatch(r"# .*|[a-z_]+(\{[^{}]*\})? [0-9.e+-]+", line) for line in text.splitlines())
 
 
-def test_an_endpoint_that_is_away_is_503_and_one_that_refuses_is_502(teacher_server):
+def test_an_endpoint_that_is_away_is_503_and_one_that_refuses_is_502(teacher_server, caplog):
     teacher_server.script = lambda call: teacher_server.answer(status=500)
     with serving(behind(teacher_server)) as url:
         status, headers, answer = ask(url, "/compare", PAIR)
@@ -308,6 +310,10 @@ def test_an_endpoint_that_is_away_is_503_and_one_that_refuses_is_502(teacher_ser
         assert "500" in answer["error"]
         teacher_server.script = lambda call: teacher_server.answer(status=401, body=b"no")
         assert ask(url, "/compare", PAIR)[0] == 502
+        said = [record.getMessage() for record in caplog.records if record.name == "pipeline.serving.app"]
+        assert len(said) == 2
+        assert "/compare is answered with 503: 2 of 2 prompts got no answer" in said[0]
+        assert "/compare is answered with 502: " in said[1]
         teacher_server.script = prefers_longer(teacher_server)
         assert ask(url, "/compare", PAIR)[2]["verdict"] == "A"
 
@@ -426,6 +432,11 @@ def test_the_examples_for_verl_and_openrlhf_run_as_they_stand(teacher_server, mo
         module = types.ModuleType("judge_reward")
         exec(verl.replace("http://reasrm-judge:8080", url), module.__dict__)
         monkeypatch.setitem(sys.modules, "judge_reward", module)
+        again, waits = module.AGAIN, []
+        for _ in range(module.AGAIN.total):
+            again = again.increment("POST", "/rank", HTTPResponse(status=503, headers={"retry-after": "2"}))
+            waits.append(again.get_backoff_time())
+        assert sum(waits) > 400 and not again.respect_retry_after_header  # a judge may take minutes to load again
         infos = [{"question": "p"}, {"question": "q"}, {"question": "q"}, {"question": "p"}, {"question": "alone"}]
         assert module.compute_score([""] * 5, ["aa", "x", "xx", "a", "b"], [""] * 5, infos) == [1.0, 0.0, 1.0, 0.0, 0.5]
         other = {}
