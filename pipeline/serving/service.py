@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.adapters.judging.asking import Asking, Comparison, Prompt, Said, compared, prompts_of
 from components.adapters.judging.batching import Batcher
@@ -57,6 +57,8 @@ class Service:
         self.num_cut = 0
         """Requests that were under way when the process had to end."""
         self.is_local = opener.settings.kind != "endpoint"
+        if not self.is_local:
+            opener = _no_more_patient(opener, settings.request_seconds)
         self.batcher = Batcher(
             opener,
             batch=opener.settings.batch,
@@ -178,6 +180,17 @@ class Service:
         self.gauges.add("reasrm_judgments_total", cause=said.cause)
         self.gauges.add("reasrm_tokens_total", said.num_prompt_tokens, kind="prompt")
         self.gauges.add("reasrm_tokens_total", said.num_tokens, kind="completion")
+
+
+def _no_more_patient(opener: Opener, seconds: float) -> Opener:
+    """Return what opens an endpoint and gives up its calls when their requests were given up.
+
+    An endpoint that was gone without a word would else hold the places of all calls for long after it is back.
+    """
+    calls = opener.settings.calls
+    bounds = {name: min(getattr(calls, name), seconds) for name in ("call_seconds", "row_seconds")}
+    settings = opener.settings.model_copy(update={"calls": calls.model_copy(update=bounds)})
+    return replace(opener, settings=settings)
 
 
 def _pair(conversation: Sequence[Message], response_a: str, response_b: str) -> PreferencePair:

@@ -326,6 +326,24 @@ def test_a_request_that_takes_too_long_is_given_up(teacher_server):
         assert "reasrm_judgments_promised 0\n" in ask(url, "/metrics")[2]
 
 
+def test_an_endpoint_that_was_gone_without_a_word_is_asked_again_as_soon_as_it_is_back(teacher_server):
+    back = threading.Event()
+
+    def script(call):
+        if call.number <= 2:  # as where a node died: the connection stays, and nobody answers
+            back.wait(60)
+        return prefers_longer(teacher_server)(call)
+
+    teacher_server.script = script
+    with serving(behind(teacher_server, concurrency=2), request_seconds=2) as url:
+        assert ask(url, "/compare", PAIR)[0] == 504
+        began, status = time.monotonic(), 0
+        while status != 200 and time.monotonic() - began < 30:
+            status = ask(url, "/compare", PAIR)[0]
+        back.set()
+        assert status == 200
+
+
 def test_a_ranking_of_many_rounds_has_the_time_of_one_request(teacher_server):
     def script(call):
         time.sleep(0.25)
