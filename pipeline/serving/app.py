@@ -74,9 +74,8 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/health", responses={503: {"model": wire.Health}})
     async def health() -> JSONResponse:
-        """Say whether the process is worth keeping: also while the model is loaded, not any more once it died."""
-        alive = service.batcher.broken is None
-        return _state("alive" if alive else service.problem, service, alive)
+        """Say whether the process is worth keeping: also while it loads the model, not once that died or is stuck."""
+        return _state(service.failure or "alive", service, not service.failure)
 
     @app.get("/ready", responses={503: {"model": wire.Health}})
     async def ready() -> JSONResponse:

@@ -18,6 +18,12 @@ from pipeline.serving.settings import ServiceSettings
 MOST_CALLERS = 32
 """Most threads that call an endpoint: a call that waits for a slow answer must not hold up the requests after it."""
 
+STUCK = 2
+"""An engine in this process that has work and is silent for so many times what a request may take is taken for stuck.
+
+Whoever asked for that work is gone by then, so an engine that is merely so slow serves nobody either.
+"""
+
 
 class Loading(Transient):
     """The judge is not there yet, or no more."""
@@ -69,10 +75,22 @@ class Service:
         )
 
     @property
-    def problem(self) -> str:
-        """Why the judge cannot be asked now; empty when it can."""
+    def failure(self) -> str:
+        """Why only a new process helps; empty while this one is worth keeping."""
         if self.batcher.broken is not None:
             return f"the judge died: {self.batcher.broken}"
+        seconds = self.batcher.silent_seconds if self.is_local else 0.0
+        if seconds > STUCK * self.settings.request_seconds:
+            return (
+                f"the judge has work and has given no judgment for {seconds:.0f} s; the service should be started anew"
+            )
+        return ""
+
+    @property
+    def problem(self) -> str:
+        """Why the judge cannot be asked now; empty when it can."""
+        if self.failure:
+            return self.failure
         opened = self.batcher.opened
         if not opened.done():
             return f"{self.model} is being loaded; ask again in a moment"

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from urllib3 import HTTPResponse
 
+from components.adapters.engines import Completion
 from components.adapters.judging.asking import Asking
 from components.adapters.judging.opening import EngineSettings, Opener
 from components.adapters.judging.reward import PairwiseReward
@@ -316,6 +317,40 @@ def test_an_endpoint_that_is_away_is_503_and_one_that_refuses_is_502(teacher_ser
         assert "/compare is answered with 502: " in said[1]
         teacher_server.script = prefers_longer(teacher_server)
         assert ask(url, "/compare", PAIR)[2]["verdict"] == "A"
+
+
+class Silent:
+    """An engine in this process that takes its prompts and says nothing until it may."""
+
+    streams = True
+
+    def __init__(self):
+        self.may = threading.Event()
+
+    def generate(self, prompts, sampling, on_batch=None, on_completion=None):
+        self.may.wait(60)
+        for place in range(len(prompts)):
+            on_completion(place, Completion(written("A"), truncated=False, num_tokens=1))
+
+    def close(self):
+        self.may.set()
+
+
+def test_an_engine_that_is_stuck_makes_the_process_not_worth_keeping(monkeypatch):
+    engine = Silent()
+    monkeypatch.setattr(Opener, "__call__", lambda self: engine)
+    with serving(Opener(EngineSettings(), "silent"), request_seconds=0.5) as url:
+        assert ask(url, "/compare", PAIR)[0] == 504
+        deadline = time.monotonic() + 30
+        while ask(url, "/health")[0] == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "has given no judgment for" in ask(url, "/health")[2]["status"]
+        assert (ask(url, "/ready")[0], ask(url, "/compare", PAIR)[0]) == (503, 503)
+        engine.may.set()  # it was slow and not stuck
+        while ask(url, "/ready")[0] != 200:
+            assert time.monotonic() < deadline
+        assert (ask(url, "/health")[0], ask(url, "/compare", PAIR)[0]) == (200, 200)
 
 
 def test_a_request_that_takes_too_long_is_given_up(teacher_server):
