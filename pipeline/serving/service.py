@@ -59,6 +59,7 @@ class Service:
     def __init__(self, opener: Opener, asking: Asking, model: str, settings: ServiceSettings) -> None:
         self.asking, self.model, self.settings = asking, model, settings
         self.gauges = Gauges()
+        self.gauges.add("reasrm_judge_info", model=model)
         self.promised = 0
         self.num_cut = 0
         """Requests that were under way when the process had to end."""

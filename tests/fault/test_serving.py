@@ -25,6 +25,7 @@ from components.adapters.judging.opening import EngineSettings, Opener
 from components.adapters.judging.reward import PairwiseReward
 from components.core.errors import InvalidInput, Transient
 from components.core.teachers import CallLimits
+from pipeline.serving.gauges import Gauges
 from pipeline.serving.server import listen, serve
 from pipeline.serving.service import Service
 from pipeline.serving.settings import ServiceSettings
@@ -298,9 +299,16 @@ def test_a_full_queue_turns_requests_away_and_takes_them_later(teacher_server):
     assert 'reasrm_judgments_total{cause="ok"} 4\n' in text
     assert 'reasrm_tokens_total{kind="completion"} 28\n' in text
     assert "reasrm_ready 1\n" in text
+    assert 'reasrm_judge_info{model="judge/1"} 1\n' in text
     for status, count in (("200", 2), ("429", 1)):
         assert f'reasrm_request_seconds_count{{route="/compare",status="{status}"}} {count}\n' in text
     assert all(re.fullmatch(r"# .*|[a-z_]+(\{[^{}]*\})? [0-9.e+-]+", line) for line in text.splitlines())
+
+
+def test_a_model_of_any_name_leaves_the_metrics_readable():
+    gauges = Gauges()
+    gauges.add("reasrm_judge_info", model='my "judge"\\1\n')
+    assert r'reasrm_judge_info{model="my \"judge\"\\1\n"} 1' in gauges.text({}).splitlines()
 
 
 def test_an_endpoint_that_is_away_is_503_and_one_that_refuses_is_502(teacher_server, caplog):
