@@ -1,6 +1,7 @@
 """The served judge over HTTP: exact verdicts with a scripted model behind it, and a real one that cannot judge."""
 
 import concurrent.futures
+import http.client
 import json
 import os
 import re
@@ -13,7 +14,7 @@ import time
 import types
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,16 @@ def test_a_body_without_a_length_is_counted_as_it_comes(shared_service):
         sock.sendall(b"POST /compare HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
         sock.sendall(b"1000\r\n" + b"x" * 4096 + b"\r\n")
         assert sock.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_an_idle_connection_is_there_when_a_proxy_uses_it_again(shared_service):
+    host = shared_service.removeprefix("http://")
+    with closing(http.client.HTTPConnection(host, timeout=20)) as proxy:
+        for pause in (6, 0):  # uvicorn's own patience is 5 s
+            proxy.request("GET", "/health")
+            assert proxy.getresponse().read()
+            proxy.auto_open = 0
+            time.sleep(pause)
 
 
 def test_without_the_token_nothing_is_judged(teacher_server, monkeypatch):
