@@ -22,6 +22,7 @@ from urllib3 import HTTPResponse
 
 from components.adapters.engines import Completion
 from components.adapters.judging.asking import Asking
+from components.adapters.judging.client import JudgeClient
 from components.adapters.judging.opening import EngineSettings, Opener
 from components.adapters.judging.reward import PairwiseReward
 from components.core.errors import InvalidInput, Transient
@@ -471,6 +472,27 @@ def test_no_more_calls_are_under_way_than_the_endpoint_was_promised(teacher_serv
         bodies = [PAIR | {"response_b": f"b{number}"} for number in range(12)]
         assert [one[0] for one in pool.map(lambda body: ask(url, "/compare", body), bodies)] == [200] * 12
     assert most == 3
+
+
+@pytest.mark.parametrize(("status", "longest"), [(429, 5), (503, 30)])
+def test_callers_who_were_refused_together_do_not_come_together_again(teacher_server, monkeypatch, status, longest):
+    teacher_server.script = lambda call: teacher_server.answer(status=status, headers={"retry-after": "2"})
+    clock, waits = [0.0], list[float]()
+
+    def sleep(seconds):
+        waits.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(
+        "components.adapters.judging.client.time", types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+    )
+    with pytest.raises(Transient, match=f"HTTP {status}"):
+        JudgeClient(teacher_server.url, patience_seconds=300).post(
+            "", {"messages": [{"content": "what the server notes"}]}
+        )
+    assert len(set(waits)) == len(waits) == len(teacher_server.calls) - 1
+    assert 1 <= min(waits) < longest / 2 < max(waits) <= longest
+    assert 300 - longest < sum(waits) <= 300
 
 
 def test_the_scheme_of_the_token_may_be_written_small(teacher_server):
