@@ -13,6 +13,7 @@ from components.adapters.judging.finding import find_model
 from components.adapters.judging.pairs_file import held
 from components.core import prompts
 from components.core.manifest import Manifest, describe
+from components.core.records import MAX_LINE_BYTES
 from components.core.verdict import parse_verdict
 from pipeline import cli
 
@@ -161,6 +162,17 @@ def test_a_pair_that_comes_again_is_told_and_must_not_contradict_itself(reasrm, 
     assert err.count("occurs twice, with another label") == 2
     assert "1 rows are an earlier pair again" in err
     assert "accuracy 1.000 on 2 with a label" in err
+
+
+def test_a_line_of_many_long_judgments_is_read_again(reasrm, judging, pairs, teacher_server, tmp_path):
+    text = f"<eval>{'Because. ' * 40_000}</eval><answer>[[A]]</answer>"
+    teacher_server.script = lambda call: teacher_server.answer(body=teacher_server.completion(text))
+    pairs.write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
+    command = [*judging, "--votes", "7", "--temperature", "1", "--output", tmp_path / "v.jsonl"]
+    assert reasrm(*command)[0] == 0
+    assert (tmp_path / "v.jsonl").stat().st_size > MAX_LINE_BYTES
+    code, _, err = reasrm(*command)
+    assert (code, len(teacher_server.calls)) == (0, 14), err
 
 
 @pytest.mark.parametrize("foreign", [json.dumps(ROWS[0]), json.dumps(ROWS[:2]), "x"])

@@ -26,6 +26,7 @@ from components.adapters.judging.client import JudgeClient
 from components.adapters.judging.opening import EngineSettings, Opener
 from components.adapters.judging.reward import PairwiseReward
 from components.core.errors import InvalidInput, Transient
+from components.core.records import MAX_LINE_BYTES
 from components.core.teachers import CallLimits
 from pipeline.serving.gauges import Gauges
 from pipeline.serving.server import listen, serve
@@ -600,6 +601,14 @@ def test_trl_takes_the_reward(teacher_server, tiny_model, tmp_path):
     (logged, _) = trainer.state.log_history
     assert logged["rewards/pairwise_judge/mean"] == pytest.approx(0.5)  # what round robins come to, if all are judged
     assert reward.num_judgments == len(teacher_server.calls) == 12
+
+
+def test_an_answer_of_many_long_judgments_is_read(teacher_server):
+    text = f"<eval>{'Because. ' * 40_000}</eval><answer>[[A]]</answer>"
+    teacher_server.script = lambda call: teacher_server.answer(body=teacher_server.completion(text))
+    with serving(behind(teacher_server), Asking(votes=7, temperature=1)) as url:
+        judgments = JudgeClient(url).compare("q", "a", "b")["judgments"]
+    assert sum(len(one["reasoning"]) for one in judgments) > MAX_LINE_BYTES
 
 
 def test_a_judge_that_says_nothing_gives_no_reward(teacher_server):

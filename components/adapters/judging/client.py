@@ -95,7 +95,7 @@ class JudgeClient:
 
     def _read(self, body: bytes) -> dict[str, Any]:
         try:
-            value = parse_strict(body)
+            value = parse_strict(body, len(body))  # many long judgments are more than a row may have
         except ValueError as error:
             raise ReasrmError(f"what answers at {redact(self.url)} is no judge: {explain(error)}") from error
         if not isinstance(value, dict):
