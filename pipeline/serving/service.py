@@ -1,10 +1,11 @@
 """Asks the judge for requests: what may be asked, in which order, and what it comes to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+from components.adapters.engines import Engine, Sampling
 from components.adapters.judging.asking import Asking, Comparison, Prompt, Said, compared, prompts_of
 from components.adapters.judging.batching import Batcher
 from components.adapters.judging.opening import Opener
@@ -64,10 +65,8 @@ class Service:
         self.num_cut = 0
         """Requests that were under way when the process had to end."""
         self.is_local = opener.settings.kind != "endpoint"
-        if not self.is_local:
-            opener = _no_more_patient(opener, settings.request_seconds)
         self.batcher = Batcher(
-            opener,
+            _tried(opener, asking) if self.is_local else _no_more_patient(opener, settings.request_seconds),
             batch=opener.settings.batch,
             is_local=self.is_local,
             num_workers=1 if self.is_local else min(opener.settings.batch, MOST_CALLERS),
@@ -199,6 +198,26 @@ class Service:
         self.gauges.add("reasrm_judgments_total", cause=said.cause)
         self.gauges.add("reasrm_tokens_total", said.num_prompt_tokens, kind="prompt")
         self.gauges.add("reasrm_tokens_total", said.num_tokens, kind="completion")
+
+
+def _tried(opener: Opener, asking: Asking) -> Callable[[], Engine]:
+    """Return what opens an engine in this process and has it write one token, before anybody is told that it is ready.
+
+    A model whose chat template refuses the judge's prompt, or whose context is too small for it, ends the service with
+    the reason; else every request would.
+    """
+
+    def opened() -> Engine:
+        engine = opener()
+        try:
+            pair = _pair([Message(role="user", content="1 + 1?")], "2", "3")
+            engine.generate([prompts_of(pair, asking)[0].messages], Sampling(max_tokens=1))
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    return opened
 
 
 def _no_more_patient(opener: Opener, seconds: float) -> Opener:

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -349,6 +350,8 @@ class Silent:
         self.may = threading.Event()
 
     def generate(self, prompts, sampling, on_batch=None, on_completion=None):
+        if on_completion is None:  # the service tries it
+            return
         self.may.wait(60)
         for place in range(len(prompts)):
             on_completion(place, Completion(written("A"), truncated=False, num_tokens=1))
@@ -667,6 +670,32 @@ def test_a_model_that_does_not_load_ends_the_service(tmp_path):
     chosen = ServiceSettings(port=0)
     with pytest.raises(Exception, match=r"config.json|not a valid|does not appear"):
         serve(Service(Opener(EngineSettings(), tmp_path), Asking(), "none", chosen), listen(chosen))
+
+
+def refuses_system_turns(folder):
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (refuses_system_turns, "chat template refuses a conversation of system, user: no system role"),
+        (lambda folder: {"max_model_tokens": 64}, "do not fit into the model's context of 64"),
+    ],
+)
+def test_a_model_that_can_never_be_asked_ends_the_service(tiny_model, tmp_path, prepare, words):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    opener = Opener(EngineSettings(precision="fp32", **prepare(tmp_path / "model")), tmp_path / "model")
+    chosen, stop = ServiceSettings(port=0), threading.Event()
+    timer = threading.Timer(60, stop.set)
+    timer.start()
+    try:
+        with pytest.raises(InvalidInput, match=words):
+            serve(Service(opener, Asking(max_tokens=8), "odd", chosen), listen(chosen), stop)
+    finally:
+        timer.cancel()
 
 
 @pytest.mark.parametrize(
