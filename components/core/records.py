@@ -28,15 +28,15 @@ class BadRecord:
         return {"place": self.place, "reason": self.reason, "excerpt": self.excerpt}
 
 
-def parse_strict(data: bytes) -> Any:
+def parse_strict(data: bytes, max_bytes: int = MAX_LINE_BYTES) -> Any:
     """Parse one JSON value, refusing what `json.loads` lets through.
 
     Raises:
         ValueError: invalid UTF-8, lone surrogates, NaN or infinities, duplicate keys, depth over MAX_DEPTH, a NUL
-            character, or more than MAX_LINE_BYTES.
+            character, or more than `max_bytes`.
     """
-    if len(data) > MAX_LINE_BYTES:
-        raise ValueError(f"row of {len(data)} bytes is over the limit of {MAX_LINE_BYTES}")
+    if len(data) > max_bytes:
+        raise ValueError(f"row of {len(data)} bytes is over the limit of {max_bytes}")
     value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     _refuse_odd_text(value)
     return value

@@ -133,8 +133,9 @@ def _find(reference: str, directory: Path) -> Any:
     from components.adapters.judging.finding import find_model, needs_services
     from components.adapters.storage import Storage
     from components.core.errors import InvalidInput
+    from pipeline.commands.lineage import SERVERS
 
-    outside = bool(os.environ.get("MLFLOW_TRACKING_URI") or os.environ.get("AWS_ENDPOINT_URL_S3"))
+    outside = any(os.environ.get(name) for name in SERVERS)
     here = needs_services(reference) and not outside and directory.is_dir()
     if needs_services(reference) and not (outside or here or reference.startswith("s3://")):
         raise InvalidInput(

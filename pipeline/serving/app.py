@@ -1,5 +1,6 @@
 """The routes."""
 
+import logging
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -14,9 +15,11 @@ from components.core.ranking import best_first, judgments_at_most, matches_at_mo
 from components.core.redact import redact
 from components.core.schema import Message
 from pipeline.serving import wire
-from pipeline.serving.gate import Gate
-from pipeline.serving.service import Busy, Ranked, Service, TooMuch, TooSlow, Unaskable
+from pipeline.serving.gate import DOCS_FILES, Gate
+from pipeline.serving.service import Busy, Loading, Ranked, Service, TooMuch, TooSlow, Unaskable
 from pipeline.serving.settings import RETRY_SECONDS
+
+logger = logging.getLogger(__name__)
 
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (TooMuch, 413),
@@ -35,7 +38,7 @@ better answer. Every pair is judged in both orders, so that preferring the first
 
 def create_app(service: Service) -> FastAPI:
     """Return the application. It neither starts nor closes the service's judge."""
-    app = FastAPI(title="reasrm judge", version="1", description=DESCRIPTION, redoc_url=None)
+    app = _new(title="reasrm judge", version="1", description=DESCRIPTION, redoc_url=None)
     # The gate asks for the token; this lets OpenAPI say so.
     guard = [Depends(HTTPBearer(auto_error=False))] if service.settings.token else []
     app.add_middleware(Gate, settings=service.settings, gauges=service.gauges, on_cut=service.cut)
@@ -71,9 +74,8 @@ def create_app(service: Service) -> FastAPI:
 
     @app.get("/health", responses={503: {"model": wire.Health}})
     async def health() -> JSONResponse:
-        """Say whether the process is worth keeping: also while the model is loaded, not any more once it died."""
-        alive = service.batcher.broken is None
-        return _state("alive" if alive else service.problem, service, alive)
+        """Say whether the process is worth keeping: also while it loads the model, not once that died or is stuck."""
+        return _state(service.failure or "alive", service, not service.failure)
 
     @app.get("/ready", responses={503: {"model": wire.Health}})
     async def ready() -> JSONResponse:
@@ -85,6 +87,16 @@ def create_app(service: Service) -> FastAPI:
         """Return counts for Prometheus."""
         return PlainTextResponse(service.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    return app
+
+
+def _new(**settings: Any) -> FastAPI:
+    """Return an application whose page /docs has its scripts from here: FastAPI's own are on the internet."""
+    try:
+        from fastapi_offline import FastAPIOffline
+    except ImportError:  # an environment of vLLM's, for example
+        return FastAPI(**settings)
+    app: FastAPI = FastAPIOffline(**settings, static_url=DOCS_FILES)
     return app
 
 
@@ -112,6 +124,7 @@ def _judgment(said: Said, with_reasoning: bool) -> wire.JudgmentOut:
         verdict=said.vote,
         cause=said.cause,
         reasoning=said.text if with_reasoning else None,
+        thinking=said.thinking if with_reasoning else None,
         prompt_tokens=said.num_prompt_tokens,
         completion_tokens=said.num_tokens,
     )
@@ -140,6 +153,8 @@ def _handler(status: int) -> Any:
     async def answer(request: Request, error: Exception) -> JSONResponse:
         known = isinstance(error, ReasrmError)
         reason = str(error) if known else f"{type(error).__name__}; the server's log says more"
+        if known and status >= 500 and not isinstance(error, Loading):
+            logger.warning("%s is answered with %d: %s", request.url.path, status, redact(reason))
         headers = {"retry-after": str(RETRY_SECONDS)} if status in {429, 503} else None
         return JSONResponse({"error": redact(reason)}, status_code=status, headers=headers)
 

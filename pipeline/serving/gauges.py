@@ -12,11 +12,12 @@ Labels = tuple[tuple[str, str], ...]
 
 HELP = {
     "reasrm_requests_total": ("counter", "Requests by route and status."),
-    "reasrm_request_seconds": ("histogram", "Seconds from the first byte of a request to its answer, by route."),
+    "reasrm_request_seconds": ("histogram", "Seconds from the head of a request to its answer, by route and status."),
     "reasrm_judgments_total": ("counter", "Judgments by cause: ok, or why there is no verdict."),
     "reasrm_tokens_total": ("counter", "Tokens read (prompt) and written (completion)."),
     "reasrm_batch_prompts": ("histogram", "Prompts in one call of the engine."),
     "reasrm_judgments_promised": ("gauge", "Judgments that requests under way may still take."),
+    "reasrm_judge_info": ("gauge", "Always 1; the label says which model judges."),
     "reasrm_ready": ("gauge", "1 while the judge can be asked."),
 }
 BUCKETS: dict[str, Sequence[float]] = {
@@ -73,5 +74,9 @@ class Gauges:
 
 
 def _braces(labels: Labels) -> str:
-    quoted = (f'{name}="{value}"' for name, value in labels)  # all values are names of ours: nothing to escape
+    quoted = (f'{name}="{_escaped(value)}"' for name, value in labels)
     return "{" + ",".join(quoted) + "}" if labels else ""
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

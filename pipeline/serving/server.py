@@ -12,6 +12,8 @@ from pipeline.serving.service import Service
 from pipeline.serving.settings import ServiceSettings
 
 WATCH_SECONDS = 0.2
+KEEP_SECONDS = 75
+"""How long an idle connection is kept: longer than proxies do (nginx 60 s), which would send into one just closed."""
 
 
 def listen(settings: ServiceSettings) -> socket.socket:
@@ -40,6 +42,7 @@ def serve(service: Service, sock: socket.socket, stop: threading.Event | None = 
         lifespan="off",
         ws="none",
         server_header=False,
+        timeout_keep_alive=KEEP_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
     server = uvicorn.Server(config)

@@ -1,10 +1,11 @@
 """Asks the judge for requests: what may be asked, in which order, and what it comes to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from components.adapters.engines import Engine, Sampling
 from components.adapters.judging.asking import Asking, Comparison, Prompt, Said, compared, prompts_of
 from components.adapters.judging.batching import Batcher
 from components.adapters.judging.opening import Opener
@@ -17,6 +18,12 @@ from pipeline.serving.settings import ServiceSettings
 
 MOST_CALLERS = 32
 """Most threads that call an endpoint: a call that waits for a slow answer must not hold up the requests after it."""
+
+STUCK = 2
+"""An engine in this process that has work and is silent for so many times what a request may take is taken for stuck.
+
+Whoever asked for that work is gone by then, so an engine that is merely so slow serves nobody either.
+"""
 
 
 class Loading(Transient):
@@ -53,12 +60,13 @@ class Service:
     def __init__(self, opener: Opener, asking: Asking, model: str, settings: ServiceSettings) -> None:
         self.asking, self.model, self.settings = asking, model, settings
         self.gauges = Gauges()
+        self.gauges.add("reasrm_judge_info", model=model)
         self.promised = 0
         self.num_cut = 0
         """Requests that were under way when the process had to end."""
         self.is_local = opener.settings.kind != "endpoint"
         self.batcher = Batcher(
-            opener,
+            _tried(opener, asking) if self.is_local else _no_more_patient(opener, settings.request_seconds),
             batch=opener.settings.batch,
             is_local=self.is_local,
             num_workers=1 if self.is_local else min(opener.settings.batch, MOST_CALLERS),
@@ -67,10 +75,22 @@ class Service:
         )
 
     @property
-    def problem(self) -> str:
-        """Why the judge cannot be asked now; empty when it can."""
+    def failure(self) -> str:
+        """Why only a new process helps; empty while this one is worth keeping."""
         if self.batcher.broken is not None:
             return f"the judge died: {self.batcher.broken}"
+        seconds = self.batcher.silent_seconds if self.is_local else 0.0
+        if seconds > STUCK * self.settings.request_seconds:
+            return (
+                f"the judge has work and has given no judgment for {seconds:.0f} s; the service should be started anew"
+            )
+        return ""
+
+    @property
+    def problem(self) -> str:
+        """Why the judge cannot be asked now; empty when it can."""
+        if self.failure:
+            return self.failure
         opened = self.batcher.opened
         if not opened.done():
             return f"{self.model} is being loaded; ask again in a moment"
@@ -178,6 +198,37 @@ class Service:
         self.gauges.add("reasrm_judgments_total", cause=said.cause)
         self.gauges.add("reasrm_tokens_total", said.num_prompt_tokens, kind="prompt")
         self.gauges.add("reasrm_tokens_total", said.num_tokens, kind="completion")
+
+
+def _tried(opener: Opener, asking: Asking) -> Callable[[], Engine]:
+    """Return what opens an engine in this process and has it write one token, before anybody is told that it is ready.
+
+    A model whose chat template refuses the judge's prompt, or whose context is too small for it, ends the service with
+    the reason; else every request would.
+    """
+
+    def opened() -> Engine:
+        engine = opener()
+        try:
+            pair = _pair([Message(role="user", content="1 + 1?")], "2", "3")
+            engine.generate([prompts_of(pair, asking)[0].messages], Sampling(max_tokens=1))
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+    return opened
+
+
+def _no_more_patient(opener: Opener, seconds: float) -> Opener:
+    """Return what opens an endpoint and gives up its calls when their requests were given up.
+
+    An endpoint that was gone without a word would else hold the places of all calls for long after it is back.
+    """
+    calls = opener.settings.calls
+    bounds = {name: min(getattr(calls, name), seconds) for name in ("call_seconds", "row_seconds")}
+    settings = opener.settings.model_copy(update={"calls": calls.model_copy(update=bounds)})
+    return replace(opener, settings=settings)
 
 
 def _pair(conversation: Sequence[Message], response_a: str, response_b: str) -> PreferencePair:

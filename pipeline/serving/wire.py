@@ -47,7 +47,7 @@ class CompareRequest(_Wire):
     response_a: str
     response_b: str
     votes: Votes = None
-    reasoning: bool = Field(True, description="Whether the judge's written reasoning is sent back.")
+    reasoning: bool = Field(True, description="Whether what the judge wrote (`reasoning`, `thinking`) is sent back.")
 
 
 class JudgmentOut(_Wire):
@@ -58,6 +58,9 @@ class JudgmentOut(_Wire):
     verdict: Label | None = Field(description="The better answer, whatever the order; null: no verdict.")
     cause: VerdictCause = Field(description="`ok`, or why there is no verdict.")
     reasoning: str | None = Field(description="What the judge wrote, its verdict included.")
+    thinking: str | None = Field(
+        description="What its server kept apart from that (`reasoning_content`); empty where it keeps nothing apart."
+    )
     prompt_tokens: int
     completion_tokens: int
 
@@ -89,6 +92,7 @@ class CompareResponse(_Wire):
                             "verdict": "A",
                             "cause": "ok",
                             "reasoning": f"... <answer>[[{place}]]</answer>",
+                            "thinking": "",
                             "prompt_tokens": 420,
                             "completion_tokens": 310,
                         }

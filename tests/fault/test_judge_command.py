@@ -13,6 +13,7 @@ from components.adapters.judging.finding import find_model
 from components.adapters.judging.pairs_file import held
 from components.core import prompts
 from components.core.manifest import Manifest, describe
+from components.core.records import MAX_LINE_BYTES
 from components.core.verdict import parse_verdict
 from pipeline import cli
 
@@ -163,6 +164,56 @@ def test_a_pair_that_comes_again_is_told_and_must_not_contradict_itself(reasrm, 
     assert "accuracy 1.000 on 2 with a label" in err
 
 
+def test_a_line_of_many_long_judgments_is_read_again(reasrm, judging, pairs, teacher_server, tmp_path):
+    text = f"<eval>{'Because. ' * 40_000}</eval><answer>[[A]]</answer>"
+    teacher_server.script = lambda call: teacher_server.answer(body=teacher_server.completion(text))
+    pairs.write_text(json.dumps(ROWS[0]) + "\n", encoding="utf-8")
+    command = [*judging, "--votes", "7", "--temperature", "1", "--output", tmp_path / "v.jsonl"]
+    assert reasrm(*command)[0] == 0
+    assert (tmp_path / "v.jsonl").stat().st_size > MAX_LINE_BYTES
+    code, _, err = reasrm(*command)
+    assert (code, len(teacher_server.calls)) == (0, 14), err
+
+
+@pytest.mark.parametrize("foreign", [json.dumps(ROWS[0]), json.dumps(ROWS[:2]), "x"])
+def test_a_file_that_is_no_output_of_ours_is_left_as_it_is(reasrm, judging, teacher_server, tmp_path, foreign):
+    output = tmp_path / "mine.json"
+    for text in (foreign, foreign + "\n"):  # many editors and programs end a file without one
+        output.write_text(text, encoding="utf-8")
+        code, _, err = reasrm(*judging, "--output", output)
+        assert (code, "of ours" in err, output.read_text("utf-8")) == (2, True, text)
+    assert teacher_server.calls == []
+
+
+def test_an_output_that_is_half_a_line_is_begun_anew(reasrm, judging, tmp_path):
+    output = tmp_path / "v.jsonl"
+    reasrm(*judging, "--output", output)
+    whole = output.read_bytes()
+    for num_bytes in (1, 20, len(whole.splitlines()[0])):
+        output.write_bytes(whole[:num_bytes])  # a run that was killed while it wrote its first line
+        assert reasrm(*judging, "--output", output)[0] == 0
+        assert sorted(output.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def test_what_the_judges_server_keeps_apart_is_kept_beside_the_text(reasrm, judging, teacher_server, tmp_path):
+    script = teacher_server.script
+
+    def apart(call):
+        message = json.loads(script(call).body)["choices"][0]["message"]
+        return teacher_server.answer(body=teacher_server.completion(message["content"], reasoning_content="Long."))
+
+    plain, output = tmp_path / "plain.jsonl", tmp_path / "v.jsonl"
+    reasrm(*judging, "--output", plain)
+    teacher_server.script = apart
+    reasrm(*judging, "--output", output)
+    rows, before = read(output), read(plain)
+    assert {one["thinking"] for row in rows.values() for one in row["judgments"]} == {"Long."}
+    assert {name: row["key"] for name, row in rows.items()} == {name: row["key"] for name, row in before.items()}
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        name: row["verdict"] for name, row in before.items()
+    }
+
+
 def test_two_runs_do_not_write_one_output(reasrm, judging, tmp_path):
     output = tmp_path / "v.jsonl"
     with held(output):
@@ -207,6 +258,18 @@ def test_a_model_that_is_not_there_is_said(reasrm, pairs, tmp_path, monkeypatch,
         monkeypatch.delenv(name, raising=False)
     code, _, err = reasrm("judge", "--model", model, "--pairs", pairs, "--dir", tmp_path / "none")
     assert (code, words in err) == (2, True)
+
+
+def test_s3_is_asked_where_the_environment_says_whichever_variable_says_it(s3, reasrm, pairs, tmp_path, monkeypatch):
+    """Also where the folder of a local run is there, whose servers would know nothing of it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.storage.endpoint)
+    for name in ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name)
+    (tmp_path / "local").mkdir()
+    command = ["judge", "--model", f"{s3.prefix}/none", "--pairs", pairs, "--dir", tmp_path / "local"]
+    code, _, err = reasrm(*command)
+    assert (code, f"{s3.prefix}/none" in err) == (2, True)
+    assert list((tmp_path / "local").iterdir()) == []  # no servers were begun in it
 
 
 def test_a_service_beyond_this_machine_wants_a_token(reasrm, monkeypatch):

@@ -38,6 +38,22 @@ def test_a_cut_answer_is_marked(teacher_server: Any) -> None:
     assert engine(teacher_server).generate(PROMPTS[:1], Sampling(max_tokens=4))[0].truncated
 
 
+def test_what_the_server_keeps_apart_from_the_text_stands_beside_it(teacher_server: Any) -> None:
+    teacher_server.script = lambda call: teacher_server.answer(
+        body=teacher_server.completion("51 is right.", reasoning_content="17 * 3 is 51.")
+    )
+    (found,) = engine(teacher_server).generate(PROMPTS[:1], Sampling(max_tokens=64))
+    assert (found.text, found.thinking) == ("51 is right.", "17 * 3 is 51.")
+
+
+def test_an_answer_that_is_lost_in_circles_while_it_thinks_is_marked(teacher_server: Any) -> None:
+    teacher_server.script = lambda call: teacher_server.answer(
+        body=teacher_server.completion(None, "length", reasoning_content="Wait. " * 200)
+    )
+    (found,) = engine(teacher_server).generate(PROMPTS[:1], Sampling(max_tokens=300, loop_tokens=64))
+    assert (found.text, found.truncated, found.looped) == ("", True, True)
+
+
 def test_a_prompt_without_an_answer_is_an_error_and_no_completion(teacher_server: Any) -> None:
     def script(call: Any) -> Any:
         return (

@@ -1,9 +1,11 @@
 """The served judge over HTTP: exact verdicts with a scripted model behind it, and a real one that cannot judge."""
 
 import concurrent.futures
+import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,16 +15,21 @@ import time
 import types
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from urllib3 import HTTPResponse
 
+from components.adapters.engines import Completion
 from components.adapters.judging.asking import Asking
+from components.adapters.judging.client import JudgeClient
 from components.adapters.judging.opening import EngineSettings, Opener
 from components.adapters.judging.reward import PairwiseReward
 from components.core.errors import InvalidInput, Transient
+from components.core.records import MAX_LINE_BYTES
 from components.core.teachers import CallLimits
+from pipeline.serving.gauges import Gauges
 from pipeline.serving.server import listen, serve
 from pipeline.serving.service import Service
 from pipeline.serving.settings import ServiceSettings
@@ -119,6 +126,24 @@ def test_a_verdict_is_what_both_orders_say(teacher_server):
         assert (other["verdict"], other["judgments"][0]["reasoning"]) == ("B", None)
     assert {call.body["model"] for call in teacher_server.calls} == {"scripted"}
     assert len(teacher_server.calls) == 4
+
+
+def test_what_the_judges_server_keeps_apart_is_shown_and_has_no_vote(teacher_server):
+    def script(call):
+        a, b = shown(call.prompt)
+        text = written("A" if len(a) > len(b) else "B")
+        return teacher_server.answer(
+            body=teacher_server.completion(text, reasoning_content="So <answer>[[B]]</answer>")
+        )
+
+    teacher_server.script = script
+    with serving(behind(teacher_server)) as url:
+        found = ask(url, "/compare", PAIR)[2]
+        assert (found["verdict"], found["confidence"]) == ("A", 1.0)
+        assert [one["reasoning"] for one in found["judgments"]] == [written("A"), written("B")]
+        assert {one["thinking"] for one in found["judgments"]} == {"So <answer>[[B]]</answer>"}
+        silent = ask(url, "/compare", PAIR | {"reasoning": False})[2]["judgments"]
+    assert {(one["reasoning"], one["thinking"]) for one in silent} == {(None, None)}
 
 
 def test_a_judge_that_always_names_the_first_place_has_no_verdict(teacher_server):
@@ -234,6 +259,16 @@ def test_a_body_without_a_length_is_counted_as_it_comes(shared_service):
         assert sock.recv(1000).startswith(b"HTTP/1.1 413")
 
 
+def test_an_idle_connection_is_there_when_a_proxy_uses_it_again(shared_service):
+    host = shared_service.removeprefix("http://")
+    with closing(http.client.HTTPConnection(host, timeout=20)) as proxy:
+        for pause in (6, 0):  # uvicorn's own patience is 5 s
+            proxy.request("GET", "/health")
+            assert proxy.getresponse().read()
+            proxy.auto_open = 0
+            time.sleep(pause)
+
+
 def test_without_the_token_nothing_is_judged(teacher_server, monkeypatch):
     teacher_server.script = prefers_longer(teacher_server)
     with serving(behind(teacher_server), token="right-token-123") as url:
@@ -278,11 +313,19 @@ def test_a_full_queue_turns_requests_away_and_takes_them_later(teacher_server):
     assert 'reasrm_judgments_total{cause="ok"} 4\n' in text
     assert 'reasrm_tokens_total{kind="completion"} 28\n' in text
     assert "reasrm_ready 1\n" in text
-    assert 'reasrm_request_seconds_count{route="/compare"} 3\n' in text
+    assert 'reasrm_judge_info{model="judge/1"} 1\n' in text
+    for status, count in (("200", 2), ("429", 1)):
+        assert f'reasrm_request_seconds_count{{route="/compare",status="{status}"}} {count}\n' in text
     assert all(re.fullmatch(r"# .*|[a-z_]+(\{[^{}]*\})? [0-9.e+-]+", line) for line in text.splitlines())
 
 
-def test_an_endpoint_that_is_away_is_503_and_one_that_refuses_is_502(teacher_server):
+def test_a_model_of_any_name_leaves_the_metrics_readable():
+    gauges = Gauges()
+    gauges.add("reasrm_judge_info", model='my "judge"\\1\n')
+    assert r'reasrm_judge_info{model="my \"judge\"\\1\n"} 1' in gauges.text({}).splitlines()
+
+
+def test_an_endpoint_that_is_away_is_503_and_one_that_refuses_is_502(teacher_server, caplog):
     teacher_server.script = lambda call: teacher_server.answer(status=500)
     with serving(behind(teacher_server)) as url:
         status, headers, answer = ask(url, "/compare", PAIR)
@@ -290,8 +333,48 @@ def test_an_endpoint_that_is_away_is_503_and_one_that_refuses_is_502(teacher_ser
         assert "500" in answer["error"]
         teacher_server.script = lambda call: teacher_server.answer(status=401, body=b"no")
         assert ask(url, "/compare", PAIR)[0] == 502
+        said = [record.getMessage() for record in caplog.records if record.name == "pipeline.serving.app"]
+        assert len(said) == 2
+        assert "/compare is answered with 503: 2 of 2 prompts got no answer" in said[0]
+        assert "/compare is answered with 502: " in said[1]
         teacher_server.script = prefers_longer(teacher_server)
         assert ask(url, "/compare", PAIR)[2]["verdict"] == "A"
+
+
+class Silent:
+    """An engine in this process that takes its prompts and says nothing until it may."""
+
+    streams = True
+
+    def __init__(self):
+        self.may = threading.Event()
+
+    def generate(self, prompts, sampling, on_batch=None, on_completion=None):
+        if on_completion is None:  # the service tries it
+            return
+        self.may.wait(60)
+        for place in range(len(prompts)):
+            on_completion(place, Completion(written("A"), truncated=False, num_tokens=1))
+
+    def close(self):
+        self.may.set()
+
+
+def test_an_engine_that_is_stuck_makes_the_process_not_worth_keeping(monkeypatch):
+    engine = Silent()
+    monkeypatch.setattr(Opener, "__call__", lambda self: engine)
+    with serving(Opener(EngineSettings(), "silent"), request_seconds=0.5) as url:
+        assert ask(url, "/compare", PAIR)[0] == 504
+        deadline = time.monotonic() + 30
+        while ask(url, "/health")[0] == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert "has given no judgment for" in ask(url, "/health")[2]["status"]
+        assert (ask(url, "/ready")[0], ask(url, "/compare", PAIR)[0]) == (503, 503)
+        engine.may.set()  # it was slow and not stuck
+        while ask(url, "/ready")[0] != 200:
+            assert time.monotonic() < deadline
+        assert (ask(url, "/health")[0], ask(url, "/compare", PAIR)[0]) == (200, 200)
 
 
 def test_a_request_that_takes_too_long_is_given_up(teacher_server):
@@ -300,6 +383,24 @@ def test_a_request_that_takes_too_long_is_given_up(teacher_server):
         status, _, answer = ask(url, "/compare", PAIR)
         assert (status, "--request-seconds" in answer["error"]) == (504, True)
         assert "reasrm_judgments_promised 0\n" in ask(url, "/metrics")[2]
+
+
+def test_an_endpoint_that_was_gone_without_a_word_is_asked_again_as_soon_as_it_is_back(teacher_server):
+    back = threading.Event()
+
+    def script(call):
+        if call.number <= 2:  # as where a node died: the connection stays, and nobody answers
+            back.wait(60)
+        return prefers_longer(teacher_server)(call)
+
+    teacher_server.script = script
+    with serving(behind(teacher_server, concurrency=2), request_seconds=2) as url:
+        assert ask(url, "/compare", PAIR)[0] == 504
+        began, status = time.monotonic(), 0
+        while status != 200 and time.monotonic() - began < 30:
+            status = ask(url, "/compare", PAIR)[0]
+        back.set()
+        assert status == 200
 
 
 def test_a_ranking_of_many_rounds_has_the_time_of_one_request(teacher_server):
@@ -377,6 +478,27 @@ def test_no_more_calls_are_under_way_than_the_endpoint_was_promised(teacher_serv
     assert most == 3
 
 
+@pytest.mark.parametrize(("status", "longest"), [(429, 5), (503, 30)])
+def test_callers_who_were_refused_together_do_not_come_together_again(teacher_server, monkeypatch, status, longest):
+    teacher_server.script = lambda call: teacher_server.answer(status=status, headers={"retry-after": "2"})
+    clock, waits = [0.0], list[float]()
+
+    def sleep(seconds):
+        waits.append(seconds)
+        clock[0] += seconds
+
+    monkeypatch.setattr(
+        "components.adapters.judging.client.time", types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
+    )
+    with pytest.raises(Transient, match=f"HTTP {status}"):
+        JudgeClient(teacher_server.url, patience_seconds=300).post(
+            "", {"messages": [{"content": "what the server notes"}]}
+        )
+    assert len(set(waits)) == len(waits) == len(teacher_server.calls) - 1
+    assert 1 <= min(waits) < longest / 2 < max(waits) <= longest
+    assert 300 - longest < sum(waits) <= 300
+
+
 def test_the_scheme_of_the_token_may_be_written_small(teacher_server):
     teacher_server.script = prefers_longer(teacher_server)
     with serving(behind(teacher_server), token="right-token-123") as url:
@@ -408,6 +530,11 @@ def test_the_examples_for_verl_and_openrlhf_run_as_they_stand(teacher_server, mo
         module = types.ModuleType("judge_reward")
         exec(verl.replace("http://reasrm-judge:8080", url), module.__dict__)
         monkeypatch.setitem(sys.modules, "judge_reward", module)
+        again, waits = module.AGAIN, []
+        for _ in range(module.AGAIN.total):
+            again = again.increment("POST", "/rank", HTTPResponse(status=503, headers={"retry-after": "2"}))
+            waits.append(again.get_backoff_time())
+        assert sum(waits) > 400 and not again.respect_retry_after_header  # a judge may take minutes to load again
         infos = [{"question": "p"}, {"question": "q"}, {"question": "q"}, {"question": "p"}, {"question": "alone"}]
         assert module.compute_score([""] * 5, ["aa", "x", "xx", "a", "b"], [""] * 5, infos) == [1.0, 0.0, 1.0, 0.0, 0.5]
         other = {}
@@ -427,6 +554,15 @@ def test_the_examples_for_verl_and_openrlhf_run_as_they_stand(teacher_server, mo
             free.set()
             assert first.result() == second.result() == [0.0, 0.5, 1.0]  # asked again, not lost
         module.SESSION.close()
+
+
+def test_an_answer_with_a_nul_character_is_judged(teacher_server):
+    """A policy in training writes anything, and one such answer must not end the training."""
+    teacher_server.script = prefers_longer(teacher_server)
+    with serving(behind(teacher_server)) as url:
+        assert PairwiseReward(url)(["q"] * 3, ["a\x00bc", "\x00\x00", r"\u0000"]) == [0.5, 0.0, 1.0]
+    texts = {text for call in teacher_server.calls for text in shown(call.prompt)}
+    assert texts == {"a\ufffdbc", "\ufffd\ufffd", r"\u0000"}
 
 
 def test_rewards_for_trl_hold_within_each_group(teacher_server):
@@ -470,6 +606,14 @@ def test_trl_takes_the_reward(teacher_server, tiny_model, tmp_path):
     assert reward.num_judgments == len(teacher_server.calls) == 12
 
 
+def test_an_answer_of_many_long_judgments_is_read(teacher_server):
+    text = f"<eval>{'Because. ' * 40_000}</eval><answer>[[A]]</answer>"
+    teacher_server.script = lambda call: teacher_server.answer(body=teacher_server.completion(text))
+    with serving(behind(teacher_server), Asking(votes=7, temperature=1)) as url:
+        judgments = JudgeClient(url).compare("q", "a", "b")["judgments"]
+    assert sum(len(one["reasoning"]) for one in judgments) > MAX_LINE_BYTES
+
+
 def test_a_judge_that_says_nothing_gives_no_reward(teacher_server):
     teacher_server.script = lambda call: teacher_server.answer(body=teacher_server.completion("Hm."))
     with serving(behind(teacher_server)) as url:
@@ -507,10 +651,51 @@ def test_openapi_describes_the_routes_with_examples_that_they_take(teacher_serve
             assert set(shape) == set(answered[2])
 
 
+def test_the_page_of_the_routes_needs_nothing_from_the_internet(teacher_server):
+    pytest.importorskip("fastapi_offline")
+    with serving(behind(teacher_server), token="right-token-123") as url:
+        page = ask(url, "/docs")[2]
+        files = re.findall(r'(?:href|src)="([^"]+)"', page)
+        assert len(files) == 3
+        for file in files:
+            with urllib.request.urlopen(
+                url + file, timeout=20
+            ) as answer:  # an address of another host has no such port
+                assert len(answer.read()) > 1000
+        others = ("/docs/files/none.js", "/docs/files/..%2f..%2f__init__.py", "/docs/other")
+        assert [ask(url, path)[0] for path in others] == [404, 404, 401]
+
+
 def test_a_model_that_does_not_load_ends_the_service(tmp_path):
     chosen = ServiceSettings(port=0)
     with pytest.raises(Exception, match=r"config.json|not a valid|does not appear"):
         serve(Service(Opener(EngineSettings(), tmp_path), Asking(), "none", chosen), listen(chosen))
+
+
+def refuses_system_turns(folder):
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return {}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (refuses_system_turns, "chat template refuses a conversation of system, user: no system role"),
+        (lambda folder: {"max_model_tokens": 64}, "do not fit into the model's context of 64"),
+    ],
+)
+def test_a_model_that_can_never_be_asked_ends_the_service(tiny_model, tmp_path, prepare, words):
+    shutil.copytree(tiny_model, tmp_path / "model")
+    opener = Opener(EngineSettings(precision="fp32", **prepare(tmp_path / "model")), tmp_path / "model")
+    chosen, stop = ServiceSettings(port=0), threading.Event()
+    timer = threading.Timer(60, stop.set)
+    timer.start()
+    try:
+        with pytest.raises(InvalidInput, match=words):
+            serve(Service(opener, Asking(max_tokens=8), "odd", chosen), listen(chosen), stop)
+    finally:
+        timer.cancel()
 
 
 @pytest.mark.parametrize(

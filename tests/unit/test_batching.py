@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
@@ -9,8 +10,9 @@ from typing import ClassVar
 import pytest
 
 from components.adapters.engines import Completion, Conversation, Engine, OnBatch, OnCompletion, Sampling
+from components.adapters.judging import batching
 from components.adapters.judging.asking import Asking, Comparison, Prompt
-from components.adapters.judging.batching import Batcher
+from components.adapters.judging.batching import Batcher, Ticket
 from components.adapters.judging.bulk import judge_all
 from components.core.errors import ReasrmError, Transient
 from components.core.schema import Message, PreferencePair
@@ -111,6 +113,32 @@ def test_an_endpoint_that_fails_one_asker_does_not_fail_those_in_its_company() -
             bad.result(10)
         assert shared.broken is None
         assert shared.submit(prompts("later")).result(10)[0].text == "said later"
+
+
+def test_a_ticket_that_fails_while_another_thread_takes_from_it_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Torn(deque[int]):
+        """Prompts that wait; another thread fails their ticket between the look at how many and the taking."""
+
+        ticket: Ticket
+
+        def __len__(self) -> int:
+            size = super().__len__()
+            self.ticket.fail(Transient("no answer"))
+            return size
+
+    class TornTicket(Ticket):
+        def __init__(self, prompts: Sequence[Prompt]) -> None:
+            super().__init__(prompts)
+            self.waiting = Torn(self.waiting)
+            self.waiting.ticket = self
+
+    with batcher(str, 4, is_local=False) as shared:
+        with monkeypatch.context() as patched:
+            patched.setattr(batching, "Ticket", TornTicket)
+            torn = shared.submit(prompts("a", "b"))
+        with pytest.raises(Transient, match="no answer"):
+            torn.result(10)
+        assert shared.submit(prompts("later")).result(10)[0].text == "later"
 
 
 def test_an_engine_that_dies_ends_all_that_wait_and_takes_nothing_more() -> None:

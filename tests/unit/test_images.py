@@ -156,7 +156,7 @@ def test_the_images_hold_what_the_extras_name():
     kfp = {name: stage.pop(name) for name in sorted(stage) if name.startswith("kfp")}
     assert requirements(IMAGES / "stage.in") == stage
     assert requirements(IMAGES / "kfp.in") == {"kfp": kfp["kfp"]}
-    assert requirements(IMAGES / "train-cpu.in") == bounds(EXTRAS["train"])
+    assert requirements(IMAGES / "train-cpu.in") == bounds([*EXTRAS["train"], *EXTRAS["serve"]])
     gpu = requirements(IMAGES / "train-gpu.in")
     assert gpu.pop("vllm").startswith("==")
     assert gpu == bounds(EXTRAS["gpu"])
@@ -192,7 +192,7 @@ def test_the_gpu_image_has_what_was_tested_where_vllm_lets_it():
     found = locked("train-gpu")
     assert all(found[package][0] == version for package, version in pins.items() if package != "deepspeed")
     direct = {normal(name) for file in ("train-cpu", "train-gpu") for name in requirements(IMAGES / f"{file}.in")}
-    assert direct - set(pins) == {"liger-kernel", "vllm"}
+    assert direct - set(pins) == {"fastapi", "liger-kernel", "vllm"}
 
 
 def test_only_the_cpu_image_has_the_cpu_build_of_torch():

@@ -36,7 +36,8 @@ class Completion:
     It is cut off at its token limit, or earlier because it repeated itself: `looped` says that it was going in circles
     where it ends, and is only looked for where `Sampling.loop_tokens` asks for it. `token_ids` is empty where the
     engine does not tell (an endpoint); the numbers of tokens are always there. `declined`: an endpoint's model or its
-    filter of contents would not answer, so the text is empty.
+    filter of contents would not answer, so the text is empty. `thinking`: what an endpoint's server kept apart from the
+    text (a reasoning parser, as vLLM has); it is for people to read and takes no part in the verdict.
     """
 
     text: str
@@ -46,6 +47,7 @@ class Completion:
     num_prompt_tokens: int = 0
     looped: bool = False
     declined: bool = False
+    thinking: str = ""
 
 
 OnCompletion = Callable[[int, Completion], None]

@@ -101,8 +101,15 @@ def _read(reply: Reply | Failure, loop_tokens: int) -> Completion:
     if isinstance(reply, Failure):
         return Completion("", truncated=False, num_tokens=0, declined=True)
     truncated = reply.finish_reason == "length"
-    looped = truncated and loops(reply.text, loop_tokens * CHARS_PER_TOKEN)
-    return Completion(reply.text, truncated, reply.completion_tokens, (), reply.prompt_tokens, looped)
+    looped = truncated and loops(reply.reasoning + reply.text, loop_tokens * CHARS_PER_TOKEN)
+    return Completion(
+        reply.text,
+        truncated,
+        reply.completion_tokens,
+        num_prompt_tokens=reply.prompt_tokens,
+        looped=looped,
+        thinking=reply.reasoning,
+    )
 
 
 def _error(

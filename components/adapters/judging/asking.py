@@ -66,7 +66,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Said:
-    """One judgment. `vote` names the answer that it is for, whichever place it was shown in."""
+    """One judgment. `vote` names the answer that it is for, whichever place it was shown in.
+
+    It is read from `text`; `thinking` is what the judge's server kept apart from that, see `Completion`.
+    """
 
     swapped: bool
     sample: int
@@ -75,6 +78,7 @@ class Said:
     text: str
     num_tokens: int
     num_prompt_tokens: int
+    thinking: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,7 @@ def _said(prompt: Prompt, completion: Completion) -> Said:
         vote=None if completion.declined else _as_given(verdict.winner, prompt.swapped),
         text=completion.text.replace("\x00", "\ufffd"),
         num_tokens=completion.num_tokens,
+        thinking=completion.thinking,
     )
 
 

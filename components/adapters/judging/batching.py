@@ -39,8 +39,7 @@ class Ticket:
                 self.future.set_result([self.said[at] for at in range(len(self.prompts))])
 
     def fail(self, error: BaseException) -> None:
-        """End it with an error, unless it has ended."""
-        self.waiting.clear()
+        """End it with an error, unless it has ended. What waits stays: it is the taking thread's, which looks first."""
         if not self.future.done():
             with suppress(Exception):
                 self.future.set_exception(error)
@@ -74,9 +73,16 @@ class Batcher:
         self._tickets: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self._num_under_way = 0
+        self._heard = 0.0
         self._closing = False
         self._engines: list[Engine] = []
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_workers)]
+
+    @property
+    def silent_seconds(self) -> float:
+        """How long the engines have had prompts under way and given no judgment; 0 while they have none."""
+        with self._changed:
+            return time.monotonic() - self._heard if self._num_under_way else 0.0
 
     def start(self) -> None:
         """Begin to open the engine."""
@@ -141,17 +147,19 @@ class Batcher:
                 slots: list[Slot] = []
                 while self._tickets and len(slots) + self._num_under_way < self._batch:
                     ticket = self._tickets.popleft()
-                    if ticket.waiting and not ticket.future.cancelled():
+                    if ticket.waiting and not ticket.future.done():
                         slots.append((ticket, ticket.waiting.popleft()))
                         self._tickets.append(ticket)
                 if slots or self._closing:
                     self._num_under_way += len(slots)
+                    self._heard = time.monotonic()
                     return slots
 
     def _release(self, num_slots: int) -> None:
         """Make room for other prompts."""
         with self._changed:
             self._num_under_way -= num_slots
+            self._heard = time.monotonic()
             self._changed.notify()
 
     def _judge(self, engine: Engine, slots: list[Slot]) -> None:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import random
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +22,8 @@ Prompt = str | Sequence[dict[str, str]]
 PASSING = {429, 500, 502, 503, 504}
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0
+BUSY, BUSY_WAIT_SECONDS = 429, 5.0
+"""A judge that is busy has room again at any moment: whoever waits for long finds it taken by others."""
 
 
 @dataclass
@@ -66,7 +69,7 @@ class JudgeClient:
         wait, began = FIRST_WAIT_SECONDS, time.monotonic()
         data = json.dumps(body, ensure_ascii=False).encode()
         while True:
-            asked_to_wait, reason = 0.0, ""
+            asked_to_wait, longest, reason = 0.0, LONGEST_WAIT_SECONDS, ""
             request = urllib.request.Request(self.url.rstrip("/") + path, data, self._headers)  # noqa: S310 - http(s)
             try:
                 with urllib.request.urlopen(request, timeout=self.call_seconds) as answer:  # noqa: S310
@@ -77,20 +80,22 @@ class JudgeClient:
                 if error.code not in PASSING:
                     raise InvalidInput(f"the judge at {redact(self.url)} refuses {path}: {reason}") from error
                 asked_to_wait = _seconds(error.headers.get("retry-after"))
+                longest = BUSY_WAIT_SECONDS if error.code == BUSY else longest
             except (OSError, http.client.HTTPException) as error:
                 reason = f"{type(error).__name__}: {error}"
-            wait = max(wait, min(asked_to_wait, LONGEST_WAIT_SECONDS))
-            if time.monotonic() - began + wait > self.patience_seconds:
+            wait = min(max(wait, asked_to_wait), longest)
+            pause = random.uniform(0.5, 1) * wait  # noqa: S311 - callers who were refused together must not come together
+            if time.monotonic() - began + pause > self.patience_seconds:
                 raise Transient(
                     f"the judge at {redact(self.url)} gave no answer to {path} within {self.patience_seconds:.0f} s; "
                     f"the last attempt: {reason}. Look at its /ready and its log, then run again"
                 )
-            time.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+            time.sleep(pause)
+            wait *= 2
 
     def _read(self, body: bytes) -> dict[str, Any]:
         try:
-            value = parse_strict(body)
+            value = parse_strict(body, len(body))  # many long judgments are more than a row may have
         except ValueError as error:
             raise ReasrmError(f"what answers at {redact(self.url)} is no judge: {explain(error)}") from error
         if not isinstance(value, dict):

@@ -161,6 +161,7 @@ def line_of(asked: Asked, found: Comparison, judge: str, key: str) -> bytes:
                     "verdict": said.vote,
                     "cause": said.cause,
                     "reasoning": said.text,
+                    "thinking": said.thinking,
                     "prompt_tokens": said.num_prompt_tokens,
                     "completion_tokens": said.num_tokens,
                 }
@@ -171,6 +172,10 @@ def line_of(asked: Asked, found: Comparison, judge: str, key: str) -> bytes:
             "pair": asked.digest,
         }
     )
+
+
+LINE_BEGINS = b'{"confidence": '
+"""How each line of `line_of` begins: its keys are sorted."""
 
 
 def load_judged(path: Path, asked: Iterable[Asked], key: str) -> list[dict[str, Any]]:
@@ -186,6 +191,8 @@ def load_judged(path: Path, asked: Iterable[Asked], key: str) -> list[dict[str, 
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
+                if not good and line[: len(LINE_BEGINS)] != LINE_BEGINS[: len(line)]:
+                    raise InvalidInput(f"{path} is no output of ours and is left as it is; give another --output")
                 break
             good += len(line)
             row = _checked(f"{path}:{number}", line, digests, key)
@@ -214,9 +221,9 @@ def held(path: Path) -> Iterator[None]:
 
 def _checked(place: str, line: bytes, digests: dict[str, str], key: str) -> dict[str, Any]:
     try:
-        row = parse_strict(line)
+        row = parse_strict(line, len(line))  # many long judgments are more than a row of others may have
         name, was_key, was_pair = row["id"], row["key"], row["pair"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise InvalidInput(f"{place} is no verdict of ours ({error}); give another --output") from error
     if was_key != key:
         raise InvalidInput(
@@ -230,7 +237,7 @@ def _checked(place: str, line: bytes, digests: dict[str, str], key: str) -> dict
 
 def brief(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row without the written reasoning: a summary of many pairs must not hold it all."""
-    return row | {"judgments": [{**one, "reasoning": ""} for one in row["judgments"]]}
+    return row | {"judgments": [{**one, "reasoning": "", "thinking": ""} for one in row["judgments"]]}
 
 
 @dataclass
