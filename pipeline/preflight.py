@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.adapters import kubernetes
 from components.adapters.entry import kfp_task, parse_settings
+from components.adapters.model_versions import VersionInfo, get_version
 from components.adapters.origin import OF_RUN, origin_tags
 from components.adapters.progress import Progress
 from components.adapters.registry import MODEL_TAG, PAIRS_TAG, check_files, find_artifact
 from components.adapters.stage import RUN_ID_VARIABLE, RUN_NAME_VARIABLE, content_of, name_work
 from components.core.errors import InvalidInput, ReasrmError, Transient
 from components.core.manifest import Manifest
+from components.core.references import parse_name
 from pipeline.checks import endpoints, machines, objects, permissions, secrets, sources, store, tracker
 from pipeline.checks.demand import Demand, demand_of_run
 from pipeline.checks.finding import Finding, Status
@@ -32,7 +34,6 @@ from pipeline.placement import training_job
 from pipeline.profile import Secrets
 
 if TYPE_CHECKING:
-    from components.adapters.model_versions import VersionInfo
     from components.adapters.storage import Storage
 
 logger = logging.getLogger("reasrm")
@@ -118,6 +119,8 @@ def pin(parameters: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str
                 check_files(f"{stage}.{setting}: {name}", manifest, storage)
                 starts[setting] = manifest
             uri = manifest.uri if manifest else ""
+            if not manifest:
+                _tell_of_nobody(f"{stage}.{setting}", name)
             logger.info("%s.%s: %s is %s", stage, setting, name, uri or "nobody yet")
         found[setting] = uri
         changed[f"{stage}_config"] = json.dumps({**values, setting: uri}, ensure_ascii=False)
@@ -125,6 +128,23 @@ def pin(parameters: Mapping[str, Any]) -> tuple[Mapping[str, Any], dict[str, str
         _check_learned(starts["warm_start"], starts.get("since"), storage)
         _warn_of_base(starts["warm_start"], str(parameters.get("base_model", "")), storage)
     return changed, found
+
+
+def _tell_of_nobody(setting: str, name: str) -> None:
+    """Warn of a model that has versions and no champion: it may have lost it, and then this run begins anew.
+
+    Raises InvalidInput for a version by its number, which is not one that is still to come.
+    """
+    named = parse_name(name)
+    if named and named.version:
+        raise InvalidInput(f"{setting} is {name}, but MLflow's registry has no such version; name one that is there")
+    newest = get_version(named.name, "") if named else None
+    if newest is not None:
+        logger.warning(
+            "%s: nobody is %s, though %s has versions, the newest is %s. So this run takes all data as new and starts "
+            "from the base model; to go on from a version, name it with reasrm promote %s/VERSION before the run",
+            setting, name, newest.name, newest.version, newest.name,
+        )  # fmt: skip
 
 
 def _check_learned(start: Manifest, since: Manifest | None, storage: "Storage") -> None:

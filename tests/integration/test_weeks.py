@@ -225,7 +225,7 @@ def test_a_run_starts_only_from_what_its_held_out_pairs_are_new_to(
 
 
 def test_pairs_and_model_are_of_one_champion_though_it_changes_in_between(
-    prepare: Any, s3: Any, served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepare: Any, s3: Any, served: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     """Those of two would teach the model nothing of what only the later one's pairs hold."""
     first = prepare(rows_of(0))
@@ -250,6 +250,12 @@ def test_pairs_and_model_are_of_one_champion_though_it_changes_in_between(
     champion = f"{name}@champion"
     stages = {"prepare_config": json.dumps({"since": champion}), "sft_config": json.dumps({"warm_start": champion})}
     assert pin({**stages, "base_model": ""})[1] == {"since": weeks[1].uri, "warm_start": f"{s3.prefix}/a/sft/2"}
+    assert "nobody is" not in caplog.text
+    model_versions.delete_alias(name, "champion")
+    assert pin({**stages, "base_model": ""})[1] == {"since": "", "warm_start": ""}
+    assert f"prepare.since: nobody is {champion}, though {name} has versions, the newest is 2" in caplog.text
+    with pytest.raises(InvalidInput, match=f"prepare.since is {name}/3, but MLflow's registry has no such version"):
+        pin({**stages, "prepare_config": json.dumps({"since": f"{name}/3"}), "base_model": ""})
 
 
 def test_a_start_that_is_gone_meanwhile_is_not_taken_for_a_first_run(
