@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.adapters.models import fingerprint
 from components.adapters.reading import named, source_digest
-from components.adapters.registry import MODEL_TAG, find_artifact
+from components.adapters.registry import MODEL_TAG, check_files, find_artifact
 from components.benchmark.against import NONE
 from components.benchmark.config import Config
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def sources(config: Config, storage: "Storage") -> list[dict[str, Any]]:
-    """Return uri and sha256 of each. The champion's is that of its manifest, or "none" as long as there is none."""
+    """Return uri and sha256 of each. The champion's is that of its manifest, or "none" as long as there is none.
+
+    Raises Transient or InvalidInput for what does not answer or is not there, files of the champion among it.
+    """
     found = fingerprint(config.base_model, storage)
     found += [
         {"uri": named(benchmark), "sha256": source_digest(benchmark, storage)}
@@ -25,5 +28,7 @@ def sources(config: Config, storage: "Storage") -> list[dict[str, Any]]:
             found += fingerprint(reference, storage)
     if config.champion:
         champion = find_artifact(config.champion, storage, MODEL_TAG)
+        if champion:
+            check_files(f"benchmark.champion: {config.champion}", champion, storage)
         found.append({"uri": config.champion, "sha256": champion.digest if champion else NONE})
     return found

@@ -269,6 +269,11 @@ def test_the_champion_judges_once_there_is_one(
         else:
             assert done.statistics["champion"] == without | {"digest": model.digest, "judged_as": "grpo"}
             assert scores["models"] == ["grpo"], "a model is not compared with itself"
+    s3.storage.delete([f"{model.uri}/{model.files[0].path}"])
+    gone = runner.start("benchmark", config, inputs)
+    assert gone.process.wait(timeout=400) == 2
+    told = rf"benchmark.champion: {name}@champion is {model.uri}, of which 1 of \d+ files are gone"
+    assert re.search(told, gone.log.read_text("utf-8"))
 
 
 def test_a_killed_stage_ends_with_the_artifact_of_a_calm_one(

@@ -19,7 +19,7 @@ from components.core.schema import PreferencePair
 from components.prepare.before import SEEN_FILE, TRAINED_FILE
 from components.prepare.config import Config
 from components.prepare.sources import find_before
-from pipeline.preflight import pin
+from pipeline.starts import pin
 
 PAIRS = Path(__file__).parents[2] / "samples" / "pairs.jsonl.gz"
 LINES = gzip.decompress(PAIRS.read_bytes()).splitlines(keepends=True)

@@ -18,8 +18,8 @@ from components.core.schema import PreferencePair
 from components.prepare.before import SEEN_FILE, TRAINED, TRAINED_FILE, open_before
 from components.prepare.config import Config
 from components.prepare.drift import compare, relabelling
-from pipeline import preflight
-from pipeline.preflight import pin
+from pipeline import starts
+from pipeline.starts import pin
 
 Row = dict[str, Any]
 
@@ -240,13 +240,13 @@ def test_pairs_and_model_are_of_one_champion_though_it_changes_in_between(
         tags = {"reasrm.run_key": str(number), MODEL_TAG: model.uri, PAIRS_TAG: pairs.uri, DIGEST_TAG: model.digest}
         model_versions.register_version(name, f"{model.uri}/model", None, None, tags, "")
     model_versions.set_alias(name, "champion", "2")
-    looked = preflight.check_files
+    looked = starts.check_files
 
     def rolled_back_meanwhile(*given: Any) -> None:
         looked(*given)
         model_versions.set_alias(name, "champion", "1")
 
-    monkeypatch.setattr(preflight, "check_files", rolled_back_meanwhile)
+    monkeypatch.setattr(starts, "check_files", rolled_back_meanwhile)
     champion = f"{name}@champion"
     stages = {"prepare_config": json.dumps({"since": champion}), "sft_config": json.dumps({"warm_start": champion})}
     assert pin({**stages, "base_model": ""})[1] == {"since": weeks[1].uri, "warm_start": f"{s3.prefix}/a/sft/2"}
