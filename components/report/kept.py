@@ -18,28 +18,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TELL_SECONDS = 600.0
-"""For one run; its task may take half an hour."""
 AT_ONCE_SECONDS = 60.0
 PATIENCE_SECONDS = 30.0
 """How long the rest is tried once one was not taken: MLflow is away, or only that one is at fault."""
 PART = "-part-"
 
 
-def tell_rest(storage: "Storage | None", artifact_root: str, run_id: str, seconds: float = TELL_SECONDS) -> set[str]:
-    """Tell MLflow what it was too slow for: from the working folders that are here, and of this run from S3.
-
-    Returns the stages of which something still waits. Best effort: S3 being away is logged.
-    """
-    deadline = time.monotonic() + seconds
-    waiting = tell_here(storage, deadline)
-    if storage and artifact_root:
-        waiting |= tell_kept(storage, artifact_root, run_id, deadline)
-    return waiting
-
-
 def tell_here(storage: "Storage | None", deadline: float) -> set[str]:
-    """Tell MLflow what lies in the working folders of this machine; return the stages of which something waits."""
+    """Tell MLflow what lies in the working folders of this machine; return the stages of which something waits.
+
+    On one machine these are those of all its runs; a pod has none.
+    """
     waiting: set[str] = set()
     for folder in sorted(Path(os.environ.get(WORKDIR_VARIABLE, WORKDIR)).glob("*/tracking")):
         if not _tell(folder, deadline):

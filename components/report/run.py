@@ -20,7 +20,7 @@ from components.core.errors import ReasrmError
 from components.core.redact import redact
 from components.report.cached import record_cached
 from components.report.ending import Ending, forget, in_place_of, keep, kept
-from components.report.kept import tell_kept, tell_rest
+from components.report.kept import tell_here, tell_kept
 from components.report.summary import Summary, summarise
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ STATUSES: Mapping[str, Status] = {
     "CANCELLED": "KILLED",
 }
 UNTOLD = ("RUNNING", "")
+TELL_SECONDS = 600.0
+"""For what this run's stages left; the task may take half an hour."""
 EARLIER_SECONDS = 600.0
 """For all earlier runs together."""
 MAX_FAILED = 3
@@ -64,8 +66,10 @@ def close(
 
 def _close(ending: Ending, artifact_root: str) -> None:
     storage = _storage()
-    waiting = tell_rest(storage, artifact_root, ending.run_id)
-    recorded = record(ending, storage, waiting)
+    deadline = time.monotonic() + TELL_SECONDS
+    here = tell_here(storage, deadline)
+    waiting = tell_kept(storage, artifact_root, ending.run_id, deadline) if storage else set()
+    recorded = record(ending, storage, here | waiting)
     if storage and os.environ.get("MLFLOW_TRACKING_URI"):
         if recorded and not waiting:
             forget(ending.run_id, storage, artifact_root)
