@@ -40,13 +40,13 @@ def tell_here(storage: "Storage | None", deadline: float) -> set[str]:
 
 
 def tell_kept(storage: "Storage", artifact_root: str, run_id: str, deadline: float) -> set[str]:
-    """Tell MLflow what stages of a run left in S3, whose disks are gone; return those of which something waits."""
-    place, waiting = place_of(artifact_root, run_id), set[str]()
-    try:
-        uris = [one.uri for one in storage.list(f"{place}/") if one.uri.endswith(SUFFIX)]
-    except ReasrmError as error:
-        logger.warning("what stages could not tell MLflow is not looked for in %s: %s", place, error)
-        return waiting
+    """Tell MLflow what stages of a run left in S3, whose disks are gone; return those of which something waits.
+
+    Raises what the storage raises where it does not let us look.
+    """
+    waiting: set[str] = set()
+    objects = storage.list(f"{place_of(artifact_root, run_id)}/")
+    uris = [one.uri for one in objects if one.uri.endswith(SUFFIX)]
     for uri in sorted(uris, key=lambda uri: uri.rpartition("/")[2]):  # in the order in which they began
         try:
             told = _tell_one(storage, uri, deadline)

@@ -199,6 +199,17 @@ def test_s3_that_is_away_too_costs_a_warning_and_no_stage(cluster, monkeypatch, 
     assert cluster.kept() == []
 
 
+def test_run_is_closed_while_s3_is_away_and_asked_once(cluster, monkeypatch, capfd):
+    cluster.train(range(3))
+    with monkeypatch.context() as away:
+        away.setenv("AWS_ENDPOINT_URL_S3", NOBODY)
+        cluster.close("FAILED")
+    runs = cluster.runs()
+    assert runs["monday"].info.status == "FAILED"
+    assert runs["monday"].data.params["seed"] == "7"
+    assert capfd.readouterr().err.count("S3 at") == 1
+
+
 def test_s3_that_hangs_is_not_waited_for(cluster, monkeypatch, caplog):
     class Hangs:
         def list(self, uri):
