@@ -3,7 +3,8 @@
     <artifact_root>/tracking/<run id>/<working folder>/<time of the first operation>.tar.gz
 
 The next attempt at the stage takes it up again, so that all is told in order. Otherwise the end of the run tells it
-(`components/report`). A copy that is told twice does no harm: what MLflow has is looked up before it is sent.
+(`components/report`). A copy that is told twice does no harm: what MLflow may have is looked up before it is sent,
+and of points with the same time, step and value it keeps one.
 """
 
 import io

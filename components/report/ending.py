@@ -79,19 +79,16 @@ def forget(run_id: str, storage: "Storage", artifact_root: str) -> None:
 
 
 def kept(storage: "Storage", artifact_root: str, but: str) -> Iterator[Ending]:
-    """Yield the endings of other runs than `but` that MLflow was not told, the oldest first. Best effort.
+    """Yield the endings of other runs than `but` that MLflow was not told, the oldest first.
 
-    Each is for the caller alone.
+    Each is for the caller alone. Raises what the storage raises.
     """
     own = f"{place_of(artifact_root, but)}/{NAME}"
-    try:
-        objects = storage.list(f"{place_of(artifact_root)}/")
-        found = [one for one in objects if one.uri.endswith(f"/{NAME}") and one.uri != own]
-        for one in sorted(found, key=lambda one: (one.modified or datetime.now(UTC), one.uri)):
-            if _take(storage, one.uri.removesuffix(f"/{NAME}")):
-                yield from _read(storage, one.uri)
-    except ReasrmError as error:
-        logger.warning("what MLflow was not told of earlier runs is not looked for: %s", error)
+    objects = storage.list(f"{place_of(artifact_root)}/")
+    found = [one for one in objects if one.uri.endswith(f"/{NAME}") and one.uri != own]
+    for one in sorted(found, key=lambda one: (one.modified or datetime.now(UTC), one.uri)):
+        if _take(storage, one.uri.removesuffix(f"/{NAME}")):
+            yield from _read(storage, one.uri)
 
 
 def _take(storage: "Storage", place: str) -> bool:

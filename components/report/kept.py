@@ -18,28 +18,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TELL_SECONDS = 600.0
-"""For one run; its task may take half an hour."""
 AT_ONCE_SECONDS = 60.0
 PATIENCE_SECONDS = 30.0
 """How long the rest is tried once one was not taken: MLflow is away, or only that one is at fault."""
 PART = "-part-"
 
 
-def tell_rest(storage: "Storage | None", artifact_root: str, run_id: str, seconds: float = TELL_SECONDS) -> set[str]:
-    """Tell MLflow what it was too slow for: from the working folders that are here, and of this run from S3.
-
-    Returns the stages of which something still waits. Best effort: S3 being away is logged.
-    """
-    deadline = time.monotonic() + seconds
-    waiting = tell_here(storage, deadline)
-    if storage and artifact_root:
-        waiting |= tell_kept(storage, artifact_root, run_id, deadline)
-    return waiting
-
-
 def tell_here(storage: "Storage | None", deadline: float) -> set[str]:
-    """Tell MLflow what lies in the working folders of this machine; return the stages of which something waits."""
+    """Tell MLflow what lies in the working folders of this machine; return the stages of which something waits.
+
+    On one machine these are those of all its runs; a pod has none.
+    """
     waiting: set[str] = set()
     for folder in sorted(Path(os.environ.get(WORKDIR_VARIABLE, WORKDIR)).glob("*/tracking")):
         if not _tell(folder, deadline):
@@ -51,13 +40,13 @@ def tell_here(storage: "Storage | None", deadline: float) -> set[str]:
 
 
 def tell_kept(storage: "Storage", artifact_root: str, run_id: str, deadline: float) -> set[str]:
-    """Tell MLflow what stages of a run left in S3, whose disks are gone; return those of which something waits."""
-    place, waiting = place_of(artifact_root, run_id), set[str]()
-    try:
-        uris = [one.uri for one in storage.list(f"{place}/") if one.uri.endswith(SUFFIX)]
-    except ReasrmError as error:
-        logger.warning("what stages could not tell MLflow is not looked for in %s: %s", place, error)
-        return waiting
+    """Tell MLflow what stages of a run left in S3, whose disks are gone; return those of which something waits.
+
+    Raises what the storage raises where it does not let us look.
+    """
+    waiting: set[str] = set()
+    objects = storage.list(f"{place_of(artifact_root, run_id)}/")
+    uris = [one.uri for one in objects if one.uri.endswith(SUFFIX)]
     for uri in sorted(uris, key=lambda uri: uri.rpartition("/")[2]):  # in the order in which they began
         try:
             told = _tell_one(storage, uri, deadline)

@@ -20,7 +20,7 @@ from components.core.errors import ReasrmError
 from components.core.redact import redact
 from components.report.cached import record_cached
 from components.report.ending import Ending, forget, in_place_of, keep, kept
-from components.report.kept import tell_kept, tell_rest
+from components.report.kept import tell_here, tell_kept
 from components.report.summary import Summary, summarise
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ STATUSES: Mapping[str, Status] = {
     "CANCELLED": "KILLED",
 }
 UNTOLD = ("RUNNING", "")
+TELL_SECONDS = 600.0
+"""For what this run's stages left; the task may take half an hour."""
 EARLIER_SECONDS = 600.0
 """For all earlier runs together."""
 MAX_FAILED = 3
@@ -64,8 +66,16 @@ def close(
 
 def _close(ending: Ending, artifact_root: str) -> None:
     storage = _storage()
-    waiting = tell_rest(storage, artifact_root, ending.run_id)
-    recorded = record(ending, storage, waiting)
+    deadline = time.monotonic() + TELL_SECONDS
+    here, waiting = tell_here(storage, deadline), set[str]()
+    try:
+        waiting = tell_kept(storage, artifact_root, ending.run_id, deadline) if storage else waiting
+    except ReasrmError as error:
+        logger.warning(
+            "run %s gets no summary, and what its stages could not tell MLflow waits: %s", ending.run_id, error
+        )
+        storage = None  # where S3 hangs each further question to it takes minutes
+    recorded = record(ending, storage, here | waiting)
     if storage and os.environ.get("MLFLOW_TRACKING_URI"):
         if recorded and not waiting:
             forget(ending.run_id, storage, artifact_root)
@@ -77,15 +87,18 @@ def _close(ending: Ending, artifact_root: str) -> None:
 def close_earlier(but: str, storage: "Storage", artifact_root: str) -> None:
     """Close the runs whose own exit handlers could not, as MLflow was away. Best effort."""
     deadline, num_failed = time.monotonic() + EARLIER_SECONDS, 0
-    for ending in kept(storage, artifact_root, but):
-        with in_place_of(ending):
-            waiting = tell_kept(storage, artifact_root, ending.run_id, deadline)
-            recorded = record(ending, storage, waiting)
-        if recorded and not waiting:
-            forget(ending.run_id, storage, artifact_root)
-        num_failed += not recorded  # one of them may be at fault itself
-        if num_failed == MAX_FAILED or time.monotonic() > deadline:
-            return
+    try:
+        for ending in kept(storage, artifact_root, but):
+            with in_place_of(ending):
+                waiting = tell_kept(storage, artifact_root, ending.run_id, deadline)
+                recorded = record(ending, storage, waiting)
+            if recorded and not waiting:
+                forget(ending.run_id, storage, artifact_root)
+            num_failed += not recorded  # one of them may be at fault itself
+            if num_failed == MAX_FAILED or time.monotonic() > deadline:
+                return
+    except ReasrmError as error:
+        logger.warning("what MLflow was not told of earlier runs waits: %s", error)
 
 
 def record(ending: Ending, storage: "Storage | None", waiting: Collection[str]) -> bool:

@@ -19,7 +19,7 @@ from components.adapters import origin, pipeline_run, stage_run, untold
 from components.adapters.model_versions import VersionInfo
 from components.adapters.spool import Spool, State, read_state
 from components.adapters.stage import run_stage, tracked
-from components.adapters.tracking import list_runs, load
+from components.adapters.tracking import list_runs, load, replay
 from components.adapters.untold import Shelf, place_of
 from components.core.errors import Transient
 from components.report.run import close
@@ -199,6 +199,17 @@ def test_s3_that_is_away_too_costs_a_warning_and_no_stage(cluster, monkeypatch, 
     assert cluster.kept() == []
 
 
+def test_run_is_closed_while_s3_is_away_and_asked_once(cluster, monkeypatch, capfd):
+    cluster.train(range(3))
+    with monkeypatch.context() as away:
+        away.setenv("AWS_ENDPOINT_URL_S3", NOBODY)
+        cluster.close("FAILED")
+    runs = cluster.runs()
+    assert runs["monday"].info.status == "FAILED"
+    assert runs["monday"].data.params["seed"] == "7"
+    assert capfd.readouterr().err.count("S3 at") == 1
+
+
 def test_s3_that_hangs_is_not_waited_for(cluster, monkeypatch, caplog):
     class Hangs:
         def list(self, uri):
@@ -255,6 +266,35 @@ def until(condition, seconds=90.0):
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("first", ["folder", "copy"])
+def test_copy_of_what_was_half_told_tells_nothing_twice(cluster, first):
+    workdir = cluster.pod() / f"sft-{'0' * 20}"
+    shelf = Shelf.of(cluster.s3.storage, cluster.root, cluster.run_id, workdir)
+    spool = Spool.open(workdir / "tracking")
+    names = {"run_id": cluster.run_id, "run_name": "monday", "stage": "sft", "experiment": cluster.experiment}
+    spool.append("open", names | {"attach": "", "tags": {}})
+
+    def log(step):
+        spool.append("metrics", {"metrics": {"loss": 1.0 / (step + 1)}, "step": step})
+        dataset = {"name": "d", "uri": f"s3://b/{step}", "digest": f"{step}" * 8, "profile": {}}
+        spool.append("input", {"dataset": dataset, "context": "sft"})  # so that each step is a request of its own
+
+    log(0)
+    assert replay(workdir) == 0
+    for step in range(1, 5):
+        log(step)
+    shelf.settle(spool.directory, told=False)
+    [uri] = [one.uri for one in cluster.s3.storage.list(f"{shelf.uri}/")]
+    copy = cluster.s3.storage.read_bytes(uri)
+    if first == "folder":
+        assert replay(workdir) == 0
+    cluster.close()
+    cluster.s3.storage.write_bytes(uri, copy)  # as if it could not be deleted
+    cluster.close()
+    assert replay(workdir) == 0
+    assert cluster.losses() == curve(5)
 
 
 LONG = """

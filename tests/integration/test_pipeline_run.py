@@ -1,16 +1,17 @@
 """Runs in MLflow of the whole pipeline: ours, and the tree that KFP's plugin makes."""
 
+import time
 import uuid
 
 import pytest
 
-from components.adapters import origin
+from components.adapters import origin, stage_run
 from components.adapters.pipeline_run import finish_parent, open_parent, stages_of
 from components.adapters.stage_run import open_stage_run, replay
 from components.adapters.tracking import load
 from components.core.manifest import Manifest, Parent
 from components.report.cached import record_cached
-from components.report.kept import tell_rest
+from components.report.kept import tell_here
 from components.report.run import close
 
 ORIGIN = {
@@ -169,6 +170,7 @@ def test_stage_that_mlflow_was_too_slow_for_is_told_later_and_not_taken_for_cach
     run, client, s3, tmp_path, monkeypatch, served
 ):
     monkeypatch.setenv("REASRM_WORKDIR", str(tmp_path))
+    monkeypatch.setattr(stage_run, "UNREACHABLE_SECONDS", 0.1)
     pairs = commit(s3, tmp_path / "empty", "prepare", "pairs")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     late = open_stage_run(
@@ -176,13 +178,13 @@ def test_stage_that_mlflow_was_too_slow_for_is_told_later_and_not_taken_for_cach
     )
     late.log_output(pairs)
     assert not late.finish("FINISHED")
-    waiting = tell_rest(s3.storage, "", run[0])
+    waiting = tell_here(s3.storage, time.monotonic() + 60)
     assert waiting == {"prepare"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", served.mlflow_uri)
     do_stage(run, "filter", tmp_path, commit(s3, tmp_path / "empty", "filter", "examples", pairs=pairs))
     assert cached_in(run, s3, but=waiting) == []
     assert finish_parent(*run, "FINISHED", {})
-    assert tell_rest(s3.storage, "", run[0]) == set()
+    assert tell_here(s3.storage, time.monotonic() + 60) == set()
     assert runs_of(client, run[1])["weekly 7"].info.status == "FINISHED"  # what is told late opens no run again
     assert runs_of(client, run[1])["prepare"].data.tags["reasrm.output_uri"] == pairs.uri
 
