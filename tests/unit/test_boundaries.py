@@ -14,7 +14,7 @@ SOURCES = sorted(path for folder in ("components", "pipeline") for path in (ROOT
 ONLY_IN = {
     "boto3": {"components/adapters/storage.py"},
     "botocore": {"components/adapters/storage.py"},
-    "mlflow": {"components/adapters/tracking.py", "components/adapters/delivery.py"},
+    "mlflow": {"components/adapters/tracking.py"},
     "kubernetes": {"components/adapters/kubernetes/cluster.py"},
     "kfp_server_api": {f"pipeline/client/{name}.py" for name in ("endpoint", "submit", "schedules/live")},
     "aiohttp": {"components/adapters/teachers/client.py", "components/adapters/teachers/batch_http.py"},
