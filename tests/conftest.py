@@ -1,15 +1,18 @@
 """Real servers for tests that need them: SeaweedFS and MLflow, started once per session on free ports."""
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +28,25 @@ class Bucket:
 
     storage: Storage
     prefix: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_stacks() -> Iterator[None]:
+    """Whenever a setting of a task is made, kfp asks for the whole stack with its sources, and uses the caller's name.
+
+    That takes seconds a pipeline where torch is loaded, as it is in the process of the tests.
+    """
+    if importlib.util.find_spec("kfp") is None:  # on a machine that only trains
+        yield
+        return
+    from kfp.dsl import pipeline_task
+
+    def names() -> list[tuple[None, None, None, str]]:
+        return [(None, None, None, frame.f_code.co_name) for frame, _ in traceback.walk_stack(sys._getframe(1))]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline_task, "inspect", SimpleNamespace(stack=names))
+        yield
 
 
 @pytest.fixture(scope="session")
