@@ -44,6 +44,9 @@ from components.core.teachers import CallLimits
 
 logger = logging.getLogger(__name__)
 
+PART = "-part-"
+"""What in the name of a part's working folder stands behind that of the whole."""
+
 _PART = re.compile(r"([1-9][0-9]{0,3})/([1-9][0-9]{0,3})")
 
 
@@ -187,13 +190,13 @@ def run_part(
 
 def part_workdir(workdir: Path, share: Share) -> Path:
     """Return the working folder of a part, beside that of the whole."""
-    return workdir.with_name(f"{workdir.name}-part-{share.number}-of-{share.count}")
+    return workdir.with_name(f"{workdir.name}{PART}{share.number}-of-{share.count}")
 
 
 def workdirs_beside(workdir: Path) -> list[Path]:
     """Return the working folders of the same work on this disk, of its parts or of the whole, but for this one."""
-    whole = workdir.name.partition("-part-")[0]
-    found = (workdir.with_name(whole), *workdir.parent.glob(f"{whole}-part-*"))
+    whole = workdir.name.partition(PART)[0]
+    found = (workdir.with_name(whole), *workdir.parent.glob(f"{whole}{PART}*"))
     return sorted(folder for folder in found if folder != workdir and folder.is_dir())
 
 

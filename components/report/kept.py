@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from components.adapters.part import PART
 from components.adapters.spool import read_state
 from components.adapters.stage import WORKDIR, WORKDIR_VARIABLE
 from components.adapters.stage_run import replay
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 AT_ONCE_SECONDS = 60.0
 PATIENCE_SECONDS = 30.0
 """How long the rest is tried once one was not taken: MLflow is away, or only that one is at fault."""
-PART = "-part-"
 
 
 def tell_here(storage: "Storage | None", deadline: float) -> set[str]:
